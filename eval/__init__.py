@@ -1,0 +1,1 @@
+"""Evaluation: the simulated world, splits, metrics and the judging of recommenders."""

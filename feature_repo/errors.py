@@ -1,0 +1,35 @@
+"""The errors a user can meet, drawn once.
+
+They live on the lowest floor because every floor raises them; ``serving.errors`` gives them under
+the name the upper floors use. Each message says what was expected, what was found, and what to do.
+
+    NextbestError
+    ├── DataError(ValueError)      the data break the contract        → the job stops
+    ├── ConfigError(ValueError)    a setting or option is wrong       → exit 2
+    ├── BundleError                a published artifact is not whole  → not ready
+    └── FeatureUnavailable         the online store is down or slow   → degrade, count, serve
+"""
+
+from __future__ import annotations
+
+__all__ = ["BundleError", "ConfigError", "DataError", "FeatureUnavailable", "NextbestError"]
+
+
+class NextbestError(Exception):
+    """Base of every error that is told to a user in one sentence."""
+
+
+class DataError(NextbestError, ValueError):
+    """Input data break the contract: schema, row counts, an empty window."""
+
+
+class ConfigError(NextbestError, ValueError):
+    """A setting, option or configuration file is wrong."""
+
+
+class BundleError(NextbestError):
+    """A bundle is missing, incomplete, altered, too new, or does not answer as it was made to."""
+
+
+class FeatureUnavailable(NextbestError):
+    """The online store did not answer in time; the caller serves without features."""

@@ -1,0 +1,1 @@
+"""Models: each fits a TrainingSet to Embeddings."""

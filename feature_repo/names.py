@@ -1,0 +1,40 @@
+"""Names of the feature views and of the columns that serving reads by name.
+
+Apart from ``features`` because the service needs the names but none of the expressions (and not the
+engine that evaluates them).
+"""
+
+from __future__ import annotations
+
+from typing import Final, Literal
+
+CUSTOMER_FEATURES: Final = "customer_features"
+PRODUCT_FEATURES: Final = "product_features"
+CUSTOMER_RECENT: Final = "customer_recent"
+CUSTOMER_RECENT_PUSH: Final = "customer_recent_push"
+CUSTOMER_ATTRIBUTES: Final = "customer_attributes"
+PRODUCT_ATTRIBUTES: Final = "product_attributes"
+SERVICE: Final = "recommender_v1"
+
+SEGMENT: Final = "segment"
+CATEGORY_NAMES: Final = "category_names"
+CATEGORY_SHARES: Final = "category_shares"
+
+FeatureType = Literal["float", "string", "strings", "floats", "ints", "bool", "timestamp"]
+
+#: "Longer ago than any window": the value of an elapsed time that has no start.
+NEVER_DAYS: Final = 3650.0
+
+HISTORY_LENGTH: Final = 50
+RECENT_PRODUCTS: Final = "recent_products"
+RECENT_KINDS: Final = "recent_kinds"
+RECENT_AT: Final = "recent_at"
+RECENT_VALUES: Final = "recent_values"
+
+#: The view that follows a customer second by second: the last ``HISTORY_LENGTH`` events, oldest first.
+RECENT: Final[tuple[tuple[str, FeatureType], ...]] = (
+    (RECENT_PRODUCTS, "strings"),
+    (RECENT_KINDS, "strings"),
+    (RECENT_AT, "ints"),  # microseconds since 1970, UTC
+    (RECENT_VALUES, "floats"),
+)

@@ -1,0 +1,137 @@
+"""The Feast store, from settings: SQLite embedded by default, Redis by one setting.
+
+Feast's YAML cannot choose the online store by environment, so the configuration is built here; the
+``feature_store.yaml`` beside it serves the ``feast`` command line on the embedded default. ``apply`` and
+``materialise`` are deploy jobs: the web process only opens and reads.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import unquote, urlsplit
+
+import pandas as pd
+import pyarrow.parquet as pq
+from feast import FeatureStore
+from feast.repo_config import RepoConfig
+
+from feature_repo import schema as s
+from feature_repo import names as v
+from feature_repo.errors import ConfigError
+
+if TYPE_CHECKING:
+    from feature_repo.build import FeatureSet
+
+PROJECT: Final = "nextbest"
+_PUSH_ROWS: Final = 5_000
+
+
+@dataclass(frozen=True)
+class StoreConfig:
+    """Where the registry and the online store are.
+
+    ``directory`` holds the registry and, by default, the SQLite online store; ``redis_url``
+    (``redis://[:password@]host:port/db``) puts the online store into Redis.
+    """
+
+    directory: Path
+    redis_url: str | None = None
+
+    @property
+    def sqlite_path(self) -> Path:
+        """File of the embedded online store."""
+        return self.directory / "online.db"
+
+    @property
+    def registry_path(self) -> Path:
+        """File of the Feast registry."""
+        return self.directory / "registry.db"
+
+
+def _redis_options(url: str) -> dict[str, Any]:
+    parts = urlsplit(url)
+    if parts.scheme not in ("redis", "rediss") or not parts.hostname:
+        raise ConfigError(
+            f"expected a Redis URL such as redis://host:6379/0, found {url!r}; correct the setting NEXTBEST_REDIS_URL"
+        )
+    connection = [f"{parts.hostname}:{parts.port or 6379}", f"db={parts.path.strip('/') or 0}"]
+    if parts.password:
+        connection.append(f"password={unquote(parts.password)}")
+    if parts.scheme == "rediss":
+        connection.append("ssl=true")
+    connection += ["socket_timeout=0.5", "socket_connect_timeout=0.5"]
+    return {"type": "redis", "connection_string": ",".join(connection)}
+
+
+def open_store(config: StoreConfig, *, offline: bool = True) -> FeatureStore:
+    """Open the Feast store of ``config``.
+
+    With ``offline=False`` the DuckDB engine is neither needed nor loaded: what the service uses.
+    """
+    online = (
+        _redis_options(config.redis_url)
+        if config.redis_url
+        else {"type": "sqlite", "path": str(config.sqlite_path)}
+    )
+    config.directory.mkdir(parents=True, exist_ok=True)
+    return FeatureStore(
+        config=RepoConfig(
+            project=PROJECT,
+            provider="local",
+            registry={"path": str(config.registry_path), "cache_ttl_seconds": 0},
+            online_store=online,
+            offline_store={"type": "duckdb" if offline else "file"},
+            entity_key_serialization_version=3,
+            repo_path=config.directory,
+        )
+    )
+
+
+def apply(config: StoreConfig, features: FeatureSet) -> FeatureStore:
+    """Register all Feast objects over ``features`` and prepare the online store (a deploy job)."""
+    from feature_repo.definitions import definitions
+
+    store = open_store(config)
+    store.apply(definitions(features))
+    if not config.redis_url:
+        with sqlite3.connect(config.sqlite_path) as connection:
+            # readers do not wait behind a long write
+            connection.execute("PRAGMA journal_mode=WAL")
+        connection.close()
+    return store
+
+
+def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
+    """Bring the newest rows of every view into the online store; return the rows written by view.
+
+    Slow views go through Feast's own materialisation of the last snapshot. ``customer_recent`` is pushed
+    as whole rows, since at serving time it belongs to the event consumer and not to materialisation.
+    """
+    written: dict[str, int] = {}
+    start = features.as_of - timedelta(seconds=1)
+    slow = [v.CUSTOMER_FEATURES, v.PRODUCT_FEATURES]
+    store.materialize(start_date=start, end_date=features.as_of, feature_views=slow)
+    if features.attributes:
+        epoch = datetime(1970, 1, 1, tzinfo=UTC)
+        store.materialize(start_date=epoch, end_date=features.as_of, feature_views=list(features.attributes))
+    for view in slow:
+        snapshots = pq.read_table(features.path(view), columns=[s.EVENT_TIMESTAMP])[s.EVENT_TIMESTAMP]
+        written[view] = int(pd.Series(snapshots).eq(pd.Timestamp(features.as_of).tz_localize(None)).sum())
+    recent = latest_recent(features)
+    for begin in range(0, len(recent), _PUSH_ROWS):
+        store.push(v.CUSTOMER_RECENT_PUSH, recent.iloc[begin : begin + _PUSH_ROWS])
+    written[v.CUSTOMER_RECENT] = len(recent)
+    return written
+
+
+def latest_recent(features: FeatureSet) -> pd.DataFrame:
+    """Return the newest ``customer_recent`` row of every customer, event_timestamp in UTC."""
+    stamps = pq.read_table(features.path(v.CUSTOMER_RECENT), columns=[s.CUSTOMER_ID, s.EVENT_TIMESTAMP]).to_pandas()
+    newest = stamps.groupby(s.CUSTOMER_ID)[s.EVENT_TIMESTAMP].idxmax().to_numpy()
+    rows = pq.read_table(features.path(v.CUSTOMER_RECENT)).take(sorted(newest)).to_pandas()
+    rows[s.EVENT_TIMESTAMP] = rows[s.EVENT_TIMESTAMP].dt.tz_localize(UTC)
+    return rows

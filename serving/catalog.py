@@ -1,0 +1,148 @@
+"""The ordered product table: row number *is* the product index everywhere.
+
+Ids are strings outside and int32 inside; this is the one map between them. The catalog also answers
+which products may be shown at an instant and under a request's filters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from feature_repo import schema as s
+from feature_repo.recent import to_micros
+from serving.errors import DataError
+
+Mask = NDArray[np.bool_]
+
+_FAR = np.iinfo(np.int64).max
+_CORE = (s.PRODUCT_ID, s.NAME, s.CATEGORY, s.PRICE, s.AVAILABLE, s.LAUNCHED_AT, s.WITHDRAWN_AT)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """What the products of one request must satisfy; empty means everything."""
+
+    category: tuple[str, ...] = ()
+    price_min: float | None = None
+    price_max: float | None = None
+    attributes: tuple[tuple[str, tuple[str | float | bool, ...]], ...] = ()
+
+    def __bool__(self) -> bool:
+        return self != Filters()
+
+
+class Catalog:
+    """Products in index order.
+
+    Parameters
+    ----------
+    frame
+        One row a product, sorted by ``product_id``, with the columns of the ``products`` table and any
+        attributes. The frame is not copied and must not be changed afterwards.
+    """
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        missing = [name for name in _CORE if name not in frame.columns]
+        if missing:
+            raise DataError(f"expected a catalog with columns {', '.join(_CORE)}, found none called {missing[0]}")
+        if not frame[s.PRODUCT_ID].is_unique:
+            raise DataError("expected each product once in the catalog, found duplicates; give one row a product_id")
+        self.frame = frame.reset_index(drop=True)
+        self.ids: list[str] = self.frame[s.PRODUCT_ID].astype(str).tolist()
+        self.index: dict[str, int] = {product: row for row, product in enumerate(self.ids)}
+        self.names: list[str | None] = [
+            None if pd.isna(name) else str(name) for name in self.frame[s.NAME].tolist()
+        ]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def indices(self, product_ids: Iterable[str]) -> tuple[NDArray[np.int32], list[str]]:
+        """Return (indices of the known ids in order, the ids that are not known)."""
+        known: list[int] = []
+        unknown: list[str] = []
+        for product in product_ids:
+            row = self.index.get(product)
+            if row is None:
+                unknown.append(product)
+            else:
+                known.append(row)
+        return np.array(known, dtype=np.int32), unknown
+
+    @cached_property
+    def _sale(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Mask]:
+        launched = _micros(self.frame[s.LAUNCHED_AT], missing=-_FAR)
+        withdrawn = _micros(self.frame[s.WITHDRAWN_AT], missing=_FAR)
+        available = self.frame[s.AVAILABLE].astype("boolean").fillna(True).to_numpy(dtype=np.bool_)
+        return launched, withdrawn, available
+
+    def on_sale(self, at: datetime) -> Mask:
+        """Return which products are on sale at an instant: launched_at ≤ at < withdrawn_at and available."""
+        launched, withdrawn, available = self._sale
+        instant = to_micros(at)
+        return np.asarray(available & (launched <= instant) & (instant < withdrawn))
+
+    def matching(self, filters: Filters) -> Mask:
+        """Return which products satisfy the filters; a product without the asked value does not.
+
+        Raises
+        ------
+        DataError
+            A filter names an attribute that the catalog does not have.
+        """
+        mask = np.ones(len(self), dtype=np.bool_)
+        if filters.category:
+            mask &= self.frame[s.CATEGORY].isin(filters.category).to_numpy()
+        price = self.frame[s.PRICE].to_numpy(dtype=np.float64, na_value=np.nan)
+        if filters.price_min is not None:
+            mask &= price >= filters.price_min
+        if filters.price_max is not None:
+            mask &= price <= filters.price_max
+        for name, values in filters.attributes:
+            if name not in self.attributes:
+                known = ", ".join(self.attributes) or "none"
+                raise DataError(f"expected a product attribute in filters (there are: {known}), found {name!r}")
+            mask &= self._having(name, values)
+        return mask
+
+    def _having(self, name: str, values: tuple[str | float | bool, ...]) -> Mask:
+        column = self.frame[name]
+        if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
+            wanted = [value for value in values if not isinstance(value, str)]
+            return np.asarray(column.isin(wanted).to_numpy(dtype=np.bool_))
+        return np.asarray(column.astype("string").isin([str(value) for value in values]).to_numpy(dtype=np.bool_))
+
+    @property
+    def attributes(self) -> list[str]:
+        """Names of the extra columns that filters may use."""
+        known = (*s.TABLES[s.PRODUCTS].names, *_EXTRA)
+        return [name for name in self.frame.columns if name not in known]
+
+    @cached_property
+    def repurchase_days(self) -> NDArray[np.float64]:
+        """Usual days between two purchases of a product by one customer; NaN where nobody repeats."""
+        if REPURCHASE_DAYS not in self.frame:
+            return np.full(len(self), np.nan)
+        return self.frame[REPURCHASE_DAYS].to_numpy(dtype=np.float64, na_value=np.nan)
+
+    def described(self, index: int) -> Mapping[str, Any]:
+        """Return the row of one product."""
+        return {str(name): value for name, value in self.frame.iloc[index].items()}
+
+
+REPURCHASE_DAYS = "repurchase_days"
+_EXTRA = (REPURCHASE_DAYS,)
+
+
+def _micros(column: pd.Series[Any], *, missing: int) -> NDArray[np.int64]:
+    times = pd.to_datetime(column, utc=True)
+    micros = times.dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64)
+    return np.where(times.isna().to_numpy(), np.int64(missing), micros)

@@ -1,0 +1,5 @@
+"""The error tree under the name the upper floors use; it is drawn in ``feature_repo.errors``."""
+
+from feature_repo.errors import BundleError, ConfigError, DataError, FeatureUnavailable, NextbestError
+
+__all__ = ["BundleError", "ConfigError", "DataError", "FeatureUnavailable", "NextbestError"]

@@ -1,0 +1,87 @@
+"""Settings from the environment (``NEXTBEST_…``), built by the command or the service and passed down.
+
+Nothing is read at import. ``NEXTBEST_HOME`` holds everything a running Nextbest owns; the BentoML store
+lies in it too unless ``BENTOML_HOME`` says otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from feature_repo.store import StoreConfig
+from serving.errors import ConfigError
+
+
+class Settings(BaseSettings):
+    """Where things are and how the service behaves; every field is an environment variable."""
+
+    model_config = SettingsConfigDict(env_prefix="NEXTBEST_", frozen=True, extra="ignore")
+
+    home: Path = Path(".nextbest")
+    redis_url: str | None = None
+    slot: str = "default"
+    live_poll_seconds: float = Field(default=0.25, gt=0, le=60)
+    feature_timeout_ms: float = Field(default=200.0, gt=0)
+    api_keys: Annotated[tuple[str, ...], NoDecode] = ()
+    request_limit_bytes: int = Field(default=1_000_000, gt=0)
+    concurrency_limit: int = Field(default=64, gt=0)
+
+    def model_post_init(self, context: Any) -> None:
+        """Make the home absolute, once."""
+        object.__setattr__(self, "home", self.home.expanduser().absolute())
+
+    @classmethod
+    def load(cls, **given: Any) -> Settings:
+        """Read the environment; values given here win.
+
+        Raises
+        ------
+        ConfigError
+            A variable has a value that does not fit.
+        """
+        keys = os.environ.get("NEXTBEST_API_KEYS", "")
+        if keys and "api_keys" not in given:
+            given["api_keys"] = tuple(key.strip() for key in keys.split(",") if key.strip())
+        try:
+            return cls(**given)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = "NEXTBEST_" + "_".join(str(part) for part in first["loc"]).upper()
+            raise ConfigError(
+                f"expected a valid {name}, found {first.get('input')!r} ({first['msg']}); correct it"
+            ) from error
+
+    @property
+    def store(self) -> StoreConfig:
+        """Where the feature store is."""
+        return StoreConfig(self.home / "feast", self.redis_url)
+
+    @property
+    def features(self) -> Path:
+        """Directory of the offline features."""
+        return self.home / "features"
+
+    @property
+    def reports(self) -> Path:
+        """Directory of evaluation results and reports."""
+        return self.home / "reports"
+
+    @property
+    def bentoml_home(self) -> Path:
+        """Directory of the BentoML store."""
+        return Path(os.environ.get("BENTOML_HOME") or self.home / "bentoml").absolute()
+
+    @property
+    def bundles(self) -> Path:
+        """Directory that holds one folder a published bundle version."""
+        return self.bentoml_home / "models" / "nextbest"
+
+    @property
+    def live(self) -> Path:
+        """The file that says what is live."""
+        return self.home / "live.json"

@@ -52,8 +52,10 @@ def definitions(features: FeatureSet) -> list[Any]:
 
     views = [view(name, [(f.name, f.dtype) for f in listed], source(name)) for name, listed in VIEWS.items()]
     push = PushSource(name=v.CUSTOMER_RECENT_PUSH, batch_source=source(v.CUSTOMER_RECENT))
-    views.append(view(v.CUSTOMER_RECENT, [(name, dtype) for name, dtype in v.RECENT], push))
-    served = list(views)
+    views.append(view(v.CUSTOMER_RECENT, list(v.RECENT), push))
+    services = [
+        FeatureService(name=name, features=[fv for fv in views if fv.name in members])
+        for name, members in v.SERVICES.items()
+    ]
     views += [view(name, list(columns.items()), source(name)) for name, columns in features.attributes.items()]
-    service = FeatureService(name=v.SERVICE, features=served)
-    return [customer, product, push, *views, service]
+    return [customer, product, push, *views, *services]

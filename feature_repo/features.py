@@ -26,6 +26,7 @@ from feature_repo.names import (
     PRODUCT_FEATURES,
     RECENT,
     SEGMENT,
+    SERVICES,
     FeatureType,
 )
 
@@ -249,7 +250,8 @@ def defaults(view: str) -> dict[str, Default]:
 
 
 def schema_hash() -> str:
-    """Hash the names, types and defaults of every view: two builds that differ here do not mix."""
-    described = {view: [(f.name, f.dtype, f.default) for f in features] for view, features in VIEWS.items()}
+    """Hash the services and the names, types and defaults of every view: builds that differ do not mix."""
+    described: dict[str, object] = {view: [(f.name, f.dtype, f.default) for f in features] for view, features in VIEWS.items()}
     described[CUSTOMER_RECENT] = [(name, dtype, None) for name, dtype in RECENT]
+    described["services"] = SERVICES
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

@@ -15,6 +15,14 @@ CUSTOMER_RECENT_PUSH: Final = "customer_recent_push"
 CUSTOMER_ATTRIBUTES: Final = "customer_attributes"
 PRODUCT_ATTRIBUTES: Final = "product_attributes"
 SERVICE: Final = "recommender_v1"
+RANKING_SERVICE: Final = "ranking_v1"
+
+#: The views of each feature service: what the recommender reads of a customer, and what a model of
+#: (customer, product) pairs reads of both.
+SERVICES: Final[dict[str, tuple[str, ...]]] = {
+    SERVICE: (CUSTOMER_FEATURES, CUSTOMER_RECENT),
+    RANKING_SERVICE: (CUSTOMER_FEATURES, PRODUCT_FEATURES, CUSTOMER_RECENT),
+}
 
 SEGMENT: Final = "segment"
 CATEGORY_NAMES: Final = "category_names"

@@ -1,0 +1,233 @@
+"""Judge a recommender on what customers bought in a later window, ranking the full catalogue.
+
+The recommender is asked exactly as the service asks it, at the instant where the window begins; a
+customer's purchases inside the window are what counts. Purchases of products that were not known at the
+cut are misses, not left out, and their share is told. Per-customer values come first, so that every
+mean has an interval and every comparison is paired.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from eval.metrics import METRICS, NDCG, RECALL, Relevant, coverage, gini, novelty, ranking_metrics
+from eval.significance import Interval, bootstrap_mean, paired_difference
+from feature_repo import schema as s
+from serving.errors import DataError
+from serving.recommender import PurchasedPolicy, Query, Recommender
+
+ALL: Final = "all"
+EXISTING: Final = "existing"
+NEW: Final = "new"
+SLICE: Final = "slice"
+POLICIES: Final[tuple[PurchasedPolicy, ...]] = ("exclude", "allow")
+_BATCH: Final = 500
+
+Progress = Any
+
+
+@dataclass(frozen=True)
+class Window:
+    """The later window that judges: purchases (customer_id, product_id) in it, and those before it.
+
+    ``at`` is where it begins. ``bought_before`` holds the pairs (customer_id, product_id) of earlier
+    purchases; they tell existing customers from new ones and repeats from discoveries.
+    """
+
+    at: datetime
+    purchases: pd.DataFrame
+    bought_before: pd.DataFrame
+
+    @classmethod
+    def cut(cls, interactions: pd.DataFrame, *, at: datetime, end: datetime) -> Window:
+        """Cut the window [at, end) out of all interactions.
+
+        Raises
+        ------
+        DataError
+            Nobody known bought anything in it.
+        """
+        pair = [s.CUSTOMER_ID, s.PRODUCT_ID]
+        bought = interactions[(interactions[s.KIND] == s.PURCHASE) & interactions[s.CUSTOMER_ID].notna()]
+        inside = bought[(bought[s.AT] >= at) & (bought[s.AT] < end)]
+        if inside.empty:
+            raise DataError(
+                f"expected purchases by known customers from {at} to {end}, found none; choose another window"
+            )
+        before = bought[bought[s.AT] < at]
+        return cls(at, inside[pair].drop_duplicates(), before[pair].drop_duplicates())
+
+    def truth(self, policy: PurchasedPolicy) -> pd.DataFrame:
+        """Return the pairs that count: all, or those not bought before."""
+        if policy == "allow":
+            return self.purchases
+        merged = self.purchases.merge(self.bought_before, how="left", indicator=True)
+        kept: pd.DataFrame = merged.loc[merged["_merge"] == "left_only", [s.CUSTOMER_ID, s.PRODUCT_ID]]
+        return kept.reset_index(drop=True)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """How one recommender did under one purchased policy.
+
+    ``per_customer`` has one row a judged customer (index: customer_id) with the metrics and the slice;
+    ``ranked`` (customers, k) the product indices shown; ``beyond`` values over the whole list;
+    ``unseen`` the share of relevant purchases whose product was not known at the cut.
+    """
+
+    name: str
+    policy: PurchasedPolicy
+    k: int
+    per_customer: pd.DataFrame
+    ranked: NDArray[np.int32]
+    beyond: Mapping[str, float]
+    unseen: float
+    sources: Mapping[str, float] = field(default_factory=dict)
+
+    def rows(self, which: str = ALL) -> pd.DataFrame:
+        """Return the per-customer metrics of one slice."""
+        kept = self.per_customer if which == ALL else self.per_customer[self.per_customer[SLICE] == which]
+        return kept[list(METRICS)]
+
+    def interval(self, metric: str, which: str = ALL) -> Interval | None:
+        """Return mean and bootstrap interval of a metric; None for an empty slice."""
+        values = self.rows(which)[metric]
+        return bootstrap_mean(values) if len(values) else None
+
+    def versus(self, other: Evaluation, metric: str, which: str = ALL) -> Interval | None:
+        """Return the paired difference (self − other) of a metric; None for an empty slice."""
+        mine, theirs = self.rows(which)[metric], other.rows(which)[metric]
+        return paired_difference(mine, theirs) if len(mine) else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return means with intervals by slice, and the values over the whole list."""
+        slices = [ALL, EXISTING, NEW]
+        return {
+            "model": self.name,
+            "purchased": self.policy,
+            "k": self.k,
+            "unseen_share": round(self.unseen, 4),
+            "sources": {name: round(share, 4) for name, share in self.sources.items()},
+            "beyond_accuracy": {name: round(value, 4) for name, value in self.beyond.items()},
+            "slices": {
+                which: {
+                    "customers": len(self.rows(which)),
+                    **{
+                        metric: told(interval)
+                        for metric in METRICS
+                        if (interval := self.interval(metric, which)) is not None
+                    },
+                }
+                for which in slices
+            },
+        }
+
+
+def told(interval: Interval) -> dict[str, float]:
+    """Return an interval as rounded JSON values."""
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    if interval.p is not None:
+        values["p"] = interval.p
+    return {name: round(value, 5) for name, value in values.items()}
+
+
+def evaluate(
+    recommender: Recommender, window: Window, *, name: str, k: int, policy: PurchasedPolicy
+) -> Evaluation:
+    """Ask for k products for every customer who bought in the window, and judge the answers.
+
+    Parameters
+    ----------
+    recommender
+        With features as known at ``window.at``.
+    window
+        What happened next.
+    name
+        How the result is called.
+    k
+        Cut-off.
+    policy
+        ``exclude``: products bought before neither count nor are shown; ``allow``: everything counts.
+
+    Raises
+    ------
+    DataError
+        Under this policy nobody has a relevant purchase.
+    """
+    truth = window.truth(policy)
+    if truth.empty:
+        raise DataError(
+            f"expected purchases to judge by under purchased={policy!r}, found only repeats; use purchased='allow'"
+        )
+    customers = sorted(truth[s.CUSTOMER_ID].unique())
+    catalog = recommender.bundle.catalog
+    unknown = sorted(set(truth[s.PRODUCT_ID]) - set(catalog.ids))
+    products = {**catalog.index, **{product: len(catalog) + row for row, product in enumerate(unknown)}}
+    pairs = pd.DataFrame(
+        {
+            s.CUSTOMER_IDX: pd.Index(customers).get_indexer(pd.Index(truth[s.CUSTOMER_ID])).astype(np.int32),
+            s.PRODUCT_IDX: truth[s.PRODUCT_ID].map(products).to_numpy(dtype=np.int32),
+        }
+    )
+    relevant = Relevant.from_frame(pairs, n_products=len(products))
+    ranked = np.full((len(customers), k), -1, dtype=np.int32)
+    drawn: dict[str, int] = {}
+    for start, answers in _answers(recommender, customers, window.at, k, policy):
+        for offset, answer in enumerate(answers):
+            ranked[start + offset, : len(answer.items)] = [catalog.index[p] for p in answer.product_ids]
+            for item in answer.items:
+                drawn[item.source] = drawn.get(item.source, 0) + 1
+    metrics = ranking_metrics(ranked, relevant, k=k)
+    metrics.index = pd.Index(customers, name=s.CUSTOMER_ID)
+    existing = metrics.index.isin(window.bought_before[s.CUSTOMER_ID])
+    counts = np.bincount(
+        pd.Index(catalog.ids).get_indexer(pd.Index(window.bought_before[s.PRODUCT_ID])).clip(min=0),
+        minlength=len(catalog),
+    )
+    shown = sum(drawn.values())
+    return Evaluation(
+        name=name,
+        policy=policy,
+        k=k,
+        per_customer=metrics.assign(**{SLICE: np.where(existing, EXISTING, NEW)}),
+        ranked=ranked,
+        beyond={
+            "coverage": coverage(ranked, len(catalog)),
+            "novelty_bits": novelty(ranked, counts),
+            "gini": gini(ranked, len(catalog)),
+        },
+        unseen=float((pairs[s.PRODUCT_IDX] >= len(catalog)).mean()),
+        sources={source: count / shown for source, count in sorted(drawn.items())},
+    )
+
+
+def _answers(
+    recommender: Recommender, customers: Sequence[str], at: datetime, k: int, policy: PurchasedPolicy
+) -> Iterator[tuple[int, list[Any]]]:
+    for start in range(0, len(customers), _BATCH):
+        chunk = customers[start : start + _BATCH]
+        queries = [Query(at=at, customer_id=customer, n=k, purchased=policy) for customer in chunk]
+        yield start, recommender.recommend(queries)
+
+
+def comparison(evaluations: Sequence[Evaluation], champion: str, baselines: Sequence[str]) -> dict[str, Any]:
+    """Compare ``champion`` with the stronger of the baselines, per metric, paired over customers."""
+    by_name = {evaluation.name: evaluation for evaluation in evaluations}
+    best = by_name[champion]
+    result: dict[str, Any] = {}
+    for metric in (RECALL, NDCG):
+        rivals = {name: float(by_name[name].rows()[metric].mean()) for name in baselines if name != champion}
+        if not rivals:
+            continue
+        rival = max(rivals, key=lambda name: rivals[name])
+        difference = best.versus(by_name[rival], metric)
+        if difference is not None:
+            result[metric] = {"model": champion, "stronger_baseline": rival, **told(difference)}
+    return result

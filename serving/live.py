@@ -1,0 +1,187 @@
+"""What is live: one small file, replaced atomically, that publish and rollback alone write.
+
+``live.json`` maps a slot to ``name:version`` and remembers what was live before. Each worker polls it,
+verifies, loads and replays the new bundle beside the old one, and swaps one reference; a request takes
+the reference once, so it is answered by exactly one bundle.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from serving.bundle import NAME
+from serving.errors import BundleError, ConfigError, NextbestError
+from serving.recommender import Recommender
+
+log = logging.getLogger("nextbest")
+
+
+class Slot(BaseModel):
+    """One slot: the live tag and the earlier ones, latest last."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    live: str
+    history: tuple[str, ...] = ()
+
+
+class Live(BaseModel):
+    """The content of ``live.json``."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slots: dict[str, Slot] = {}
+
+    @classmethod
+    def read(cls, path: Path) -> Live:
+        """Read ``path``; an absent file means that nothing is live.
+
+        Raises
+        ------
+        BundleError
+            The file cannot be read.
+        """
+        try:
+            return cls.model_validate_json(path.read_text())
+        except FileNotFoundError:
+            return cls()
+        except (ValidationError, ValueError, OSError) as error:
+            raise BundleError(f"expected slots in {path}, found it unreadable ({error}); publish again") from error
+
+    def version(self, slot: str) -> str | None:
+        """Return the version live in ``slot``, None when it is empty."""
+        held = self.slots.get(slot)
+        return held.live.partition(":")[2] if held else None
+
+
+def publish(path: Path, slot: str, version: str) -> None:
+    """Make ``version`` live in ``slot``; what was live before can be rolled back to."""
+    with _locked(path):
+        now = Live.read(path)
+        held = now.slots.get(slot)
+        tag = f"{NAME}:{version}"
+        if held and held.live == tag:
+            return
+        history = (*held.history, held.live) if held else ()
+        _replace(path, Live(slots={**now.slots, slot: Slot(live=tag, history=history[-20:])}))
+
+
+def rollback(path: Path, slot: str) -> tuple[str, str]:
+    """Make the version before the live one live again; return (from, to) tags.
+
+    Raises
+    ------
+    ConfigError
+        Nothing was live before.
+    """
+    with _locked(path):
+        now = Live.read(path)
+        held = now.slots.get(slot)
+        if held is None or not held.history:
+            raise ConfigError(f"expected an earlier bundle in slot {slot!r} to roll back to, found none; publish one")
+        to = held.history[-1]
+        _replace(path, Live(slots={**now.slots, slot: Slot(live=to, history=held.history[:-1])}))
+        return held.live, to
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_suffix(".lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _replace(path: Path, live: Live) -> None:
+    handle, name = tempfile.mkstemp(prefix=".live-", dir=path.parent)
+    with os.fdopen(handle, "w") as file:
+        file.write(json.dumps(live.model_dump(), indent=1))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(name, path)
+
+
+class Follower:
+    """Keeps one ``Recommender`` current with ``live.json``, from a thread of its own.
+
+    Parameters
+    ----------
+    path, slot
+        The file and the slot to follow.
+    load
+        Makes a verified, replayed recommender of a version; raises ``NextbestError`` when it is not whole.
+    poll_seconds
+        How often the file is looked at.
+    each_poll
+        Called at every look; the service watches over its parent process here.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        slot: str,
+        load: Callable[[str], Recommender],
+        *,
+        poll_seconds: float,
+        each_poll: Callable[[], None] | None = None,
+    ) -> None:
+        self._path = path
+        self._slot = slot
+        self._load = load
+        self._poll_seconds = poll_seconds
+        self._each_poll = each_poll
+        self._stop = threading.Event()
+        self._refused: str | None = None
+        self.current: Recommender | None = None
+        self.problem: str = "nothing is published yet; run `nextbest train TABLES`"
+        self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
+
+    def start(self) -> None:
+        """Load what is live now and begin to follow."""
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop following."""
+        self._stop.set()
+
+    def look(self) -> None:
+        """Look once; a bundle that is not whole is refused and what serves now goes on serving."""
+        try:
+            version = Live.read(self._path).version(self._slot)
+            if version is None or version == self._refused:
+                return
+            if self.current is not None and self.current.bundle.version == version:
+                self._refused, self.problem = None, ""
+                return
+            self.current = self._load(version)
+            self._refused, self.problem = None, ""
+            log.info("serving %s", self.current.bundle.tag)
+        except NextbestError as error:
+            self.problem = str(error)
+            if isinstance(error, BundleError):
+                self._refused = Live.read(self._path).version(self._slot) if self._readable() else None
+            log.error("not taken up: %s", error)
+
+    def _readable(self) -> bool:
+        try:
+            Live.read(self._path)
+        except BundleError:
+            return False
+        return True
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._poll_seconds):
+            if self._each_poll is not None:
+                self._each_poll()
+            self.look()

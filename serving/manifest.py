@@ -1,0 +1,80 @@
+"""What a bundle says of itself: the manifest, strict and versioned.
+
+The manifest names every file with its size and checksum, the data and code it came from, the features it
+asks for with their defaults, and how it serves. ``version_of`` ties the bundle's name to these bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serving.encoder import Confidence
+
+SCHEMA_VERSION: Final = 1
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileInfo(_Strict):
+    """Size in bytes and SHA-256 of one file."""
+
+    size: int
+    sha256: str
+
+
+class DataInfo(_Strict):
+    """Which data the bundle was fitted on."""
+
+    as_of: datetime
+    rows: dict[str, int]
+    tables_hash: str
+
+
+class Policy(_Strict):
+    """How the bundle answers: the personal encoder and the chain of sources.
+
+    ``encoder`` is ``fold_in`` (vectors and recent history), ``repeats`` (the customer's own purchases) or
+    ``none``. The chain is tried in order until n products are found; each answer names its source.
+    """
+
+    model: str
+    encoder: Literal["fold_in", "repeats", "none"]
+    regularization: float = 0.0
+    confidence: Confidence = Field(default_factory=Confidence)
+    chain: tuple[Literal["personal", "segment", "popular"], ...] = ("personal", "segment", "popular")
+
+
+class Manifest(_Strict):
+    """The description of a bundle, stored as ``manifest.json``."""
+
+    schema_version: int = SCHEMA_VERSION
+    kind: Literal["recommender"] = "recommender"
+    created_at: datetime
+    code_version: str
+    packages: dict[str, str]
+    data: DataInfo
+    feature_service: str
+    feature_schema_hash: str
+    feature_defaults: dict[str, Any]
+    recipe: dict[str, Any]
+    seed: int
+    policy: Policy
+    metrics: dict[str, Any]
+    index: dict[str, Any]
+    files: dict[str, FileInfo] = Field(default_factory=dict)
+
+    def to_bytes(self) -> bytes:
+        """Return the exact bytes of ``manifest.json``."""
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+
+def version_of(created_at: datetime, manifest_bytes: bytes) -> str:
+    """Return the bundle's version: UTC minute and the first 12 digits of the manifest's SHA-256."""
+    minute = created_at.astimezone(UTC).strftime("%Y%m%d%H%M")
+    return f"{minute}-{hashlib.sha256(manifest_bytes).hexdigest()[:12]}"

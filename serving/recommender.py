@@ -1,0 +1,294 @@
+"""The one ``Recommender(bundle, features)`` that every result passes through.
+
+The service, audiences, the offline evaluation and the gate ask the same object the same way. A query goes
+through hard rules (on sale, exclude, filters, purchased policy), then the bundle's chain of sources until
+exactly n products are found, whenever n pass the hard rules. What the customer is looking at right now is
+shown only when nothing else is left (a soft rule).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from feature_repo import names as v
+from feature_repo import schema as s
+from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
+from serving.bundle import Bundle
+from serving.catalog import Filters, Mask
+from serving.errors import FeatureUnavailable
+from serving.features import CustomerState, FeatureReader
+from serving.sources import Popular, Repeats, Segment, Source, Subject, Vectors, personal
+
+Float32 = NDArray[np.float32]
+PurchasedPolicy = Literal["exclude", "allow", "due"]
+MAX_N: Final = 100
+
+
+@dataclass(frozen=True)
+class Query:
+    """One request: who, how many, when, and under which conditions."""
+
+    at: datetime
+    customer_id: str | None = None
+    n: int = 10
+    context: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    filters: Filters = field(default_factory=Filters)
+    purchased: PurchasedPolicy = "exclude"
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a product is shown: a code, and the product or segment it refers to."""
+
+    code: Literal["similar_to", "bought_before", "viewed_before", "segment_favourite", "popular", "for_you"]
+    product_id: str | None = None
+    segment: str | None = None
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One product of an answer; ``score`` is its source's own, before any rule."""
+
+    product_id: str
+    name: str | None
+    rank: int
+    score: float
+    source: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Recommendations:
+    """The answer to one query; ``ignored`` lists ids of context and exclude that nobody knows."""
+
+    items: tuple[Recommendation, ...]
+    ignored: tuple[str, ...] = ()
+
+    @property
+    def product_ids(self) -> list[str]:
+        """Ids in rank order."""
+        return [item.product_id for item in self.items]
+
+
+class Recommender:
+    """Answers queries from a bundle and a feature reader.
+
+    Parameters
+    ----------
+    bundle
+        What was published.
+    features
+        Where customer states come from; unavailable features degrade the answer, never refuse it.
+    """
+
+    def __init__(self, bundle: Bundle, features: FeatureReader) -> None:
+        self.bundle = bundle
+        self.features = features
+        self.degraded: Counter[str] = Counter()
+        self._counting = threading.Lock()
+        self._rows = {str(c): row for row, c in enumerate(bundle.customers[s.CUSTOMER_ID].tolist())}
+        self._segments: list[str] = bundle.customers[v.SEGMENT].astype(str).tolist()
+        self._personal = personal(bundle)
+        named: dict[str, Source | None] = {
+            "personal": self._personal,
+            "segment": Segment(bundle),
+            "popular": Popular(bundle),
+        }
+        self._chain = [source for name in bundle.manifest.policy.chain if (source := named[name]) is not None]
+        self._unit = _unit(bundle.vectors)
+
+    def recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
+        """Answer each query, in order; states are read once for all queries of one instant."""
+        states = self._states(queries)
+        return [self.answer(query, state) for query, state in zip(queries, states, strict=True)]
+
+    def answer(self, query: Query, state: CustomerState) -> Recommendations:
+        """Answer one query for a customer whose state is known.
+
+        Raises
+        ------
+        DataError
+            A filter names an attribute the catalog does not have.
+        """
+        catalog = self.bundle.catalog
+        context, ignored = catalog.indices(query.context)
+        exclude, unknown = catalog.indices(query.exclude)
+        subject = self._subject(query, state)
+        allowed = catalog.on_sale(query.at) & catalog.matching(query.filters)
+        allowed[exclude] = False
+        allowed[self._held_back(query, subject)] = False
+        items = self._fill(subject, allowed, context, query.n)
+        return Recommendations(tuple(items), tuple(dict.fromkeys([*ignored, *unknown])))
+
+    def score(self, customer_ids: Sequence[str], product_ids: Sequence[str], at: datetime) -> Float32:
+        """Return the personal scores (customers, products); NaN for an unknown product or customer."""
+        scores = np.full((len(customer_ids), len(product_ids)), np.nan, dtype=np.float32)
+        if not isinstance(self._personal, Vectors) or self.bundle.vectors is None:
+            return scores
+        known = np.array([self.bundle.catalog.index.get(product, -1) for product in product_ids])
+        columns = np.flatnonzero(known >= 0)
+        states = self._states([Query(at=at, customer_id=customer) for customer in customer_ids])
+        for row, (customer, state) in enumerate(zip(customer_ids, states, strict=True)):
+            subject = self._subject(Query(at=at, customer_id=customer), state)
+            vector = self._personal.vector(subject)
+            if vector is not None:
+                scores[row, columns] = self.bundle.vectors[known[columns]] @ vector
+        return scores
+
+    def similar(
+        self, product_ids: Sequence[str], *, n: int, at: datetime, filters: Filters | None = None
+    ) -> Recommendations:
+        """Return the products nearest to the given ones (cosine), then popular ones to make n."""
+        catalog = self.bundle.catalog
+        given, ignored = catalog.indices(product_ids)
+        allowed = catalog.on_sale(at) & catalog.matching(filters or Filters())
+        allowed[given] = False
+        items: list[Recommendation] = []
+        if self._unit is not None and len(given) and self._unit[given].any():
+            cosine = self._unit @ self._unit[given].sum(axis=0)
+            cosine = np.where(allowed & self._unit.any(axis=1), cosine / len(given), -np.inf)
+            order = np.lexsort((np.arange(len(cosine)), -cosine))[:n]
+            order = order[np.isfinite(cosine[order])]
+            name = f"model:{self.bundle.manifest.policy.model}"
+            for product in order.tolist():
+                near = given[int(np.argmax(self._unit[given] @ self._unit[product]))]
+                reason = Reason("similar_to", product_id=catalog.ids[near])
+                items.append(self._item(product, len(items) + 1, float(cosine[product]), name, reason))
+            allowed[order] = False
+        nobody = Subject(None, "", History.empty(), at)
+        for product, score, source in self._drawn([Popular(self.bundle)], nobody, allowed, n - len(items)):
+            items.append(self._item(product, len(items) + 1, score, source, Reason("popular")))
+        return Recommendations(tuple(items), tuple(ignored))
+
+    def _states(self, queries: Sequence[Query]) -> list[CustomerState]:
+        empty = CustomerState()
+        states: list[CustomerState] = [empty] * len(queries)
+        instants = {query.at for query in queries if query.customer_id is not None}
+        for at in instants:
+            asked = [i for i, query in enumerate(queries) if query.at == at and query.customer_id is not None]
+            ids = [str(queries[i].customer_id) for i in asked]
+            try:
+                read = self.features.read(ids, at)
+            except FeatureUnavailable:
+                with self._counting:
+                    self.degraded["features"] += 1
+                continue
+            for i, state in zip(asked, read, strict=True):
+                states[i] = state
+        return states
+
+    def _subject(self, query: Query, state: CustomerState) -> Subject:
+        row = None if query.customer_id is None else self._rows.get(query.customer_id)
+        segment = state.segment or ("" if row is None else self._segments[row])
+        return Subject(row, segment, state.history.plus_views(query.context, query.at), query.at)
+
+    def _held_back(self, query: Query, subject: Subject) -> NDArray[np.int32]:
+        """Products the purchased policy keeps out: bought ones, or those bought and not yet due again."""
+        if query.purchased == "allow":
+            return np.empty(0, dtype=np.int32)
+        history = subject.history
+        bought = [(p, t) for p, k, t in zip(history.products, history.kinds, history.at, strict=True) if k == _BOUGHT]
+        last: dict[int, int] = {}
+        if subject.row is not None:
+            products, at = self.bundle.purchased.of(subject.row)
+            last.update(zip(products.tolist(), at.tolist(), strict=True))
+        for product, instant in bought:
+            index = self.bundle.catalog.index.get(product)
+            if index is not None:
+                last[index] = max(int(instant), last.get(index, 0))
+        if query.purchased == "due":
+            usual = self.bundle.catalog.repurchase_days
+            now = to_micros(query.at)
+            last = {i: t for i, t in last.items() if not (now - t) / DAY_US >= usual[i]}
+        return np.fromiter(last, dtype=np.int32, count=len(last))
+
+    def _fill(self, subject: Subject, allowed: Mask, context: NDArray[np.int32], n: int) -> list[Recommendation]:
+        first = allowed.copy()
+        first[context] = False
+        drawn = self._drawn(self._chain, subject, first, n)
+        if len(drawn) < n and allowed[context].any():
+            rest = allowed & ~first
+            drawn += self._drawn(self._chain, subject, rest, n - len(drawn))
+        seen = self.bundle.catalog.indices(dict.fromkeys(subject.history.products))[0]
+        return [
+            self._item(product, rank, score, source, self._reason(product, source, seen, subject))
+            for rank, (product, score, source) in enumerate(drawn, start=1)
+        ]
+
+    def _drawn(
+        self, chain: Sequence[Source], subject: Subject, allowed: Mask, n: int
+    ) -> list[tuple[int, float, str]]:
+        """Draw from the chain until ``n`` distinct allowed products are found."""
+        drawn: list[tuple[int, float, str]] = []
+        left = allowed
+        for source in chain:
+            if len(drawn) >= n:
+                break
+            found = source.candidates(subject, left, n - len(drawn))
+            pairs = zip(found.products.tolist(), found.scores.tolist(), strict=True)
+            drawn += [(product, score, found.source) for product, score in pairs]
+            left = left.copy()
+            left[found.products] = False
+        return drawn
+
+    def _reason(self, product: int, source: str, seen: NDArray[np.int32], subject: Subject) -> Reason:
+        if source == "segment":
+            return Reason("segment_favourite", segment=subject.segment)
+        if source == "popular":
+            return Reason("popular")
+        if isinstance(self._personal, Repeats):
+            return Reason("bought_before", product_id=self.bundle.catalog.ids[product])
+        if self._unit is None or not len(seen):
+            return Reason("for_you")
+        history = subject.history
+        nearness = self._unit[seen] @ self._unit[product]
+        if float(nearness.max()) <= 0:
+            return Reason("for_you")
+        nearest = int(seen[int(np.argmax(nearness))])
+        product_id = self.bundle.catalog.ids[nearest]
+        if nearest != product:
+            return Reason("similar_to", product_id=product_id)
+        kinds = {kind for seen_id, kind in zip(history.products, history.kinds, strict=True) if seen_id == product_id}
+        return Reason("bought_before" if _BOUGHT in kinds else "viewed_before", product_id=product_id)
+
+    def _item(self, product: int, rank: int, score: float, source: str, reason: Reason) -> Recommendation:
+        catalog = self.bundle.catalog
+        return Recommendation(catalog.ids[product], catalog.names[product], rank, float(score), source, reason)
+
+
+_BOUGHT: Final = KIND_CODES[s.PURCHASE]
+
+
+def _unit(vectors: Float32 | None) -> Float32 | None:
+    """Return rows scaled to length one; rows of zeros stay zero."""
+    if vectors is None:
+        return None
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Float32 = (vectors / np.where(length > 0, length, 1.0)).astype(np.float32)
+    return scaled
+
+
+def described(item: Recommendation) -> dict[str, Any]:
+    """Return one recommendation as the JSON object of the API."""
+    reason: dict[str, Any] = {"code": item.reason.code}
+    if item.reason.product_id is not None:
+        reason["product_id"] = item.reason.product_id
+    if item.reason.segment is not None:
+        reason["segment"] = item.reason.segment
+    return {
+        "product_id": item.product_id,
+        "name": item.name,
+        "rank": item.rank,
+        "score": item.score,
+        "source": item.source,
+        "reason": reason,
+    }

@@ -1,0 +1,111 @@
+"""From a recipe and a training set to a bundle in memory: the one place where a model becomes servable."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from feature_repo import names as v
+from feature_repo import schema as s
+from feature_repo.features import defaults, schema_hash
+from serving.bundle import Bundle, Purchased
+from serving.index import ProductIndex
+from serving.manifest import DataInfo, Manifest
+from training.dataset import TrainingSet
+from training.models import als, popularity
+from training.recipe import Recipe
+
+_PACKAGES: Final = ("bentoml", "faiss-cpu", "feast", "implicit", "numpy", "pandas", "scipy")
+
+
+def assemble(
+    recipe: Recipe,
+    data: TrainingSet,
+    *,
+    seed: int,
+    threads: int,
+    tables_hash: str,
+    now: datetime,
+    metrics: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Fit ``recipe`` on ``data`` and return the bundle, not yet saved and without golden queries.
+
+    Parameters
+    ----------
+    recipe
+        What to fit.
+    data
+        What was known at its ``as_of``.
+    seed, threads
+        See the models.
+    tables_hash
+        Content hash of the tables, for the manifest.
+    now
+        When the bundle is made.
+    metrics
+        What is known of the recipe's quality, labelled with the fit it belongs to.
+    """
+    order, share = popularity.fit(data, days=recipe.popularity_days)
+    states = data.reader.read(data.customers.ids, data.as_of)
+    segments = {customer: state.segment for customer, state in zip(data.customers.ids, states, strict=True)}
+    vectors = als.fit(data, recipe.als, seed=seed, threads=threads) if recipe.model == "als" else None
+    manifest = Manifest(
+        created_at=now,
+        code_version=version("nextbest"),
+        packages={"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}},
+        data=DataInfo(
+            as_of=data.as_of,
+            rows={
+                "interactions": len(data),
+                "customers": len(data.customers),
+                "products": len(data.catalog),
+            },
+            tables_hash=tables_hash,
+        ),
+        feature_service=v.SERVICE,
+        feature_schema_hash=schema_hash(),
+        feature_defaults=dict(defaults(v.CUSTOMER_FEATURES)),
+        recipe=recipe.model_dump(mode="json"),
+        seed=seed,
+        policy=recipe.policy,
+        metrics=dict(metrics or {}),
+        index={"type": "exact inner product", "recall": 1.0} if vectors else {},
+    )
+    return Bundle(
+        manifest=manifest,
+        catalog=data.catalog,
+        customers=pd.DataFrame(
+            {s.CUSTOMER_ID: data.customers.ids, v.SEGMENT: [segments[c] for c in data.customers.ids]}
+        ),
+        purchased=purchased(data),
+        popular=order,
+        popular_scores=share,
+        segments=popularity.fit_segments(data, segments, days=recipe.popularity_days),
+        vectors=vectors.products if vectors else None,
+        customer_vectors=vectors.customers if vectors else None,
+        product_scale=vectors.product_scale if vectors else None,
+        index=ProductIndex.build(vectors.products) if vectors else None,
+    )
+
+
+def purchased(data: TrainingSet) -> Purchased:
+    """Return who had bought what, and when last."""
+    rows = data.is_purchase & (data.customer_idx >= 0)
+    last = (
+        pd.DataFrame({"customer": data.customer_idx[rows], "product": data.product_idx[rows], "at": data.at[rows]})
+        .groupby(["customer", "product"], sort=True)["at"]
+        .max()
+        .reset_index()
+    )
+    counts = np.bincount(last["customer"], minlength=len(data.customers))
+    return Purchased(
+        indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        products=last["product"].to_numpy(dtype=np.int32),
+        at=last["at"].to_numpy(dtype=np.int64),
+    )

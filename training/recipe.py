@@ -1,0 +1,125 @@
+"""Recipes: what the gate compares. A recipe is a model, its settings and how the answer is composed.
+
+Read from TOML, strict: an unknown key names the nearest valid one. A recipe without data is not a model;
+the same recipe fitted on two windows gives two bundles that are compared as one idea.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from serving.errors import ConfigError
+from serving.manifest import Policy
+from training.models.als import ALSConfig
+from training.models.base import Config
+
+ModelName = Literal["popularity", "repeats", "als"]
+
+
+class Recipe(Config):
+    """One model with its settings.
+
+    ``popularity_days`` is the window of the popular source (None: all time) that ends every chain.
+    """
+
+    name: str
+    model: ModelName
+    popularity_days: int | None = Field(default=28, ge=1)
+    als: ALSConfig = Field(default_factory=ALSConfig)
+
+    @field_validator("popularity_days", mode="before")
+    @classmethod
+    def _zero_is_all_time(cls, value: Any) -> Any:
+        """TOML has no null: 0 says "of all time"."""
+        return None if value == 0 else value
+
+    @property
+    def policy(self) -> Policy:
+        """How a bundle of this recipe answers."""
+        match self.model:
+            case "als":
+                return Policy(
+                    model=self.name,
+                    encoder="fold_in",
+                    regularization=self.als.regularization,
+                    confidence=self.als.confidence,
+                )
+            case "repeats":
+                confidence = self.als.confidence
+                return Policy(model=self.name, encoder="repeats", confidence=confidence, chain=("personal", "popular"))
+            case _:
+                return Policy(model=self.name, encoder="none", chain=("popular",))
+
+
+class TrainConfig(Config):
+    """What ``nextbest train`` does: the recipes that compete and the window they are judged on."""
+
+    seed: int = 0
+    horizon_days: int = Field(default=28, ge=1)
+    k: int = Field(default=20, ge=1, le=100)
+    threads: int = Field(default=0, ge=0)
+    recipes: tuple[Recipe, ...] = Field(min_length=1)
+
+    @field_validator("recipes")
+    @classmethod
+    def _distinct(cls, recipes: tuple[Recipe, ...]) -> tuple[Recipe, ...]:
+        names = [recipe.name for recipe in recipes]
+        if len(set(names)) != len(names):
+            raise ValueError(f"recipe names must be distinct, found {names}")
+        return recipes
+
+    @classmethod
+    def default(cls) -> TrainConfig:
+        """Return the configuration that ships with the project."""
+        return cls.parse(resources.files("training").joinpath("configs/default.toml").read_text(), "default.toml")
+
+    @classmethod
+    def read(cls, path: Path) -> TrainConfig:
+        """Read a TOML file.
+
+        Raises
+        ------
+        ConfigError
+            It is missing, no TOML, or has an unknown key or a value that does not fit.
+        """
+        try:
+            text = path.read_text()
+        except OSError as error:
+            raise ConfigError(f"expected a configuration file at {path}, found none; name another") from error
+        return cls.parse(text, path.name)
+
+    @classmethod
+    def parse(cls, text: str, name: str) -> TrainConfig:
+        """Parse TOML text; see ``read``."""
+        try:
+            return cls.model_validate(tomllib.loads(text))
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"expected TOML in {name}, found {error}; correct it") from error
+        except ValidationError as error:
+            raise ConfigError(f"{name}: {_explained(error)}") from error
+
+
+def _explained(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        key = str(first["loc"][-1])
+        near = difflib.get_close_matches(key, sorted(_keys(TrainConfig)), n=1, cutoff=0.0)
+        return f"expected a known key, found {where}; the nearest valid key is {near[0]!r}"
+    return f"expected a valid {where or 'configuration'}, found {first.get('input')!r} ({first['msg']}); correct it"
+
+
+def _keys(model: Any) -> set[str]:
+    keys: set[str] = set()
+    for name, field in model.model_fields.items():
+        keys.add(name)
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if hasattr(inner, "model_fields"):
+                keys |= _keys(inner)
+    return keys

@@ -1,0 +1,140 @@
+"""The training run: backtest, gate, refit on everything, publish or keep."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from eval.split import Split
+from feature_repo import schema as s
+from feature_repo import store as feature_store
+from feature_repo.build import FeatureSet, build
+from feature_repo.features import schema_hash
+from feature_repo.tables import Tables
+from serving.bundle import verify
+from serving.errors import NextbestError
+from serving.live import Live
+from serving.settings import Settings
+from training.assemble import assemble
+from training.backtest import Backtest, Verdict, backtest, gate
+from training.dataset import TrainingSet
+from training.publish import publish
+from training.recipe import Recipe, TrainConfig
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What a training run did."""
+
+    backtest: Backtest
+    verdict: Verdict
+    version: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the run as JSON values."""
+        return {
+            "published": f"nextbest:{self.version}",
+            "winner": self.verdict.winner.name,
+            "reason": self.verdict.reason,
+            "backtest": self.backtest.to_json(),
+        }
+
+
+def build_features(
+    settings: Settings, tables: Tables, *, as_of: datetime | None = None, progress: Progress | None = None
+) -> tuple[FeatureSet, dict[str, int]]:
+    """Build the offline features, register them with Feast and bring the newest rows online."""
+    features = build(tables, settings.features, as_of=as_of, progress=progress)
+    store = feature_store.apply(settings.store, features)
+    return features, feature_store.materialise(store, features)
+
+
+def current_features(settings: Settings, tables: Tables, progress: Progress | None = None) -> FeatureSet:
+    """Return the features built from exactly these tables by this code, building them if need be."""
+    try:
+        features = FeatureSet.read(settings.features)
+        if features.tables_hash == tables.hash() and features.schema_hash == schema_hash():
+            return features
+    except NextbestError:
+        pass
+    return build_features(settings, tables, progress=progress)[0]
+
+
+def last_split(tables: Tables, horizon_days: int) -> Split:
+    """Return the split whose test window is the last ``horizon_days`` of the interactions."""
+    at = tables.frame(s.INTERACTIONS, [s.AT])[s.AT]
+    return Split.last(at, horizon=timedelta(days=horizon_days))
+
+
+def train(
+    settings: Settings,
+    directory: Path,
+    config: TrainConfig,
+    *,
+    now: datetime,
+    progress: Progress | None = None,
+) -> TrainReport:
+    """Run the gate over the recipes of ``config`` and publish the winner refitted on all data.
+
+    Raises
+    ------
+    NextbestError
+        The data, the configuration or the resulting bundle is not sound; what was live stays live.
+    """
+    with Tables.open(directory) as tables:
+        features = current_features(settings, tables, progress)
+        store = feature_store.open_store(settings.store)
+        split = last_split(tables, config.horizon_days)
+        champion = live_recipe(settings)
+        recipes = list(config.recipes)
+        if champion is not None and champion.name not in {recipe.name for recipe in recipes}:
+            recipes.append(champion)
+        result = backtest(
+            recipes,
+            tables,
+            store,
+            split,
+            k=config.k,
+            seed=config.seed,
+            threads=config.threads,
+            now=now,
+            progress=progress,
+        )
+        held = next((recipe for recipe in recipes if champion is not None and recipe.name == champion.name), None)
+        verdict = gate(result, held)
+        data = TrainingSet.load(tables, store, features.as_of)
+        metrics = {"fitted_before": split.validation_end.isoformat(), **result.to_json()}
+        label = {"of": "the same recipe fitted on an earlier window", "file": "metrics.json"}
+        bundle = assemble(
+            verdict.winner,
+            data,
+            seed=config.seed,
+            threads=config.threads,
+            tables_hash=tables.hash(),
+            now=now,
+            metrics=label,
+        )
+        version = publish(bundle, data, settings, metrics=metrics)
+        if progress is not None:
+            progress("publish", 1, 1)
+    report = TrainReport(result, verdict, version)
+    settings.reports.mkdir(parents=True, exist_ok=True)
+    (settings.reports / f"train-{version}.json").write_text(json.dumps(report.to_json(), indent=1))
+    return report
+
+
+def live_recipe(settings: Settings) -> Recipe | None:
+    """Return the recipe of the live bundle; None when nothing sound is live."""
+    version = Live.read(settings.live).version(settings.slot)
+    if version is None:
+        return None
+    try:
+        return Recipe.model_validate(verify(settings.bundles / version, version).recipe)
+    except (NextbestError, ValueError):
+        return None

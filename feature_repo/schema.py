@@ -22,6 +22,7 @@ CAMPAIGN_ID: Final = "campaign_id"
 AGENT_ID: Final = "agent_id"
 OTHER_ID: Final = "other_id"
 ROW_ID: Final = "row_id"
+ROW_NUMBER: Final = "row_number"
 
 # times
 AT: Final = "at"
@@ -31,6 +32,8 @@ LAUNCHED_AT: Final = "launched_at"
 WITHDRAWN_AT: Final = "withdrawn_at"
 VALID_FROM: Final = "valid_from"
 SIGNED_UP_AT: Final = "signed_up_at"
+ENDS_AT: Final = "ends_at"
+STARTS_AT: Final = "starts_at"
 
 # facts
 KIND: Final = "kind"
@@ -44,6 +47,9 @@ PRICE: Final = "price"
 MARGIN: Final = "margin"
 AVAILABLE: Final = "available"
 CONSENT_PREFIX: Final = "consent_"
+REASON: Final = "reason"
+PROPENSITY: Final = "propensity"
+GROUP: Final = "group"
 
 # kinds of interaction
 VIEW: Final = "view"
@@ -67,13 +73,17 @@ DType = Literal["string", "timestamp", "float", "bool"]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of an input table: its name, type, whether it must be there, and its default."""
+    """One column of an input table: its name, type, whether it must be there, and its default.
+
+    A row without a value in a required column is rejected, unless the column ``may_be_empty``.
+    """
 
     name: str
     dtype: DType
     required: bool = False
     default: str | float | bool | None = None
     choices: tuple[str, ...] = ()
+    may_be_empty: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,7 +105,9 @@ class Table:
         return {column.name: column for column in self.columns}[name]
 
 
-def _s(name: str, *, required: bool = False, default: str | None = None, choices: tuple[str, ...] = ()) -> Column:
+def _s(
+    name: str, *, required: bool = False, default: str | None = None, choices: tuple[str, ...] = ()
+) -> Column:
     return Column(name, "string", required, default, choices)
 
 
@@ -113,7 +125,7 @@ TABLES: Final[dict[str, Table]] = {
         Table(
             INTERACTIONS,
             (
-                _s(CUSTOMER_ID, required=True),
+                Column(CUSTOMER_ID, "string", required=True, may_be_empty=True),  # empty: anonymous
                 _s(PRODUCT_ID, required=True),
                 _t(AT, required=True),
                 _s(KIND, default=PURCHASE, choices=KINDS),
@@ -157,8 +169,8 @@ TABLES: Final[dict[str, Table]] = {
             CAMPAIGNS,
             (
                 _s(CAMPAIGN_ID, required=True),
-                _t("starts_at", required=True),
-                _t("ends_at", required=True),
+                _t(STARTS_AT, required=True),
+                _t(ENDS_AT, required=True),
                 _s(NAME),
                 _s(PRODUCT_ID),
                 _s(CATEGORY),
@@ -176,10 +188,10 @@ TABLES: Final[dict[str, Table]] = {
                 _s(CUSTOMER_ID, required=True),
                 _s(CHANNEL, required=True),
                 _t(AT, required=True),
-                _s("group", choices=("target", "holdout")),
+                _s(GROUP, choices=("target", "holdout")),
                 _s("arm"),
                 _s("offer"),
-                _f("propensity"),
+                _f(PROPENSITY),
                 _f("cost"),
                 _t("sent_at"),
                 _t("delivered_at"),
@@ -187,7 +199,7 @@ TABLES: Final[dict[str, Table]] = {
                 _s("response", choices=("none", "click", "considering", "refused", "purchase")),
                 _t("responded_at"),
                 _s("response_channel"),
-                _s("reason"),
+                _s(REASON),
                 _f("reward"),
                 _s(AGENT_ID),
                 _f(VALUE),

@@ -7,6 +7,8 @@ Feast's YAML cannot choose the online store by environment, so the configuration
 
 from __future__ import annotations
 
+import contextlib
+import io
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -114,10 +116,11 @@ def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
     written: dict[str, int] = {}
     start = features.as_of - timedelta(seconds=1)
     slow = [v.CUSTOMER_FEATURES, v.PRODUCT_FEATURES]
-    store.materialize(start_date=start, end_date=features.as_of, feature_views=slow)
-    if features.attributes:
-        epoch = datetime(1970, 1, 1, tzinfo=UTC)
-        store.materialize(start_date=epoch, end_date=features.as_of, feature_views=list(features.attributes))
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    with contextlib.redirect_stdout(io.StringIO()):  # Feast prints its progress; ours is elsewhere
+        store.materialize(start_date=start, end_date=features.as_of, feature_views=slow)
+        if features.attributes:
+            store.materialize(epoch, features.as_of, feature_views=list(features.attributes))
     for view in slow:
         snapshots = pq.read_table(features.path(view), columns=[s.EVENT_TIMESTAMP])[s.EVENT_TIMESTAMP]
         written[view] = int(pd.Series(snapshots).eq(pd.Timestamp(features.as_of).tz_localize(None)).sum())

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -39,23 +39,27 @@ MANIFEST: Final = "manifest.json"
 GOLDEN: Final = "golden.json"
 MODEL_YAML: Final = "model.yaml"
 _SEGMENTS: Final = "segments.json"
+_PURCHASED: Final = ("indptr", "products", "days", "at")
 
 
 @dataclass(frozen=True)
 class Purchased:
     """Who had bought what when the bundle was made, one row a customer (CSR).
 
-    Customer row r bought ``products[indptr[r]:indptr[r + 1]]``, last at ``at`` (µs since 1970) each.
+    Customer row r bought ``products[indptr[r]:indptr[r + 1]]``, each on ``days`` distinct days and last at
+    ``at`` (µs since 1970).
     """
 
     indptr: Int64
     products: Int32
+    days: Int32
     at: Int64
 
-    def of(self, row: int) -> tuple[Int32, Int64]:
-        """Return (product indices, last purchase in µs) of one customer row."""
+    def of(self, row: int) -> Iterator[tuple[int, int, int]]:
+        """Iterate over (product index, days, last purchase in µs) of one customer row."""
         bounds = slice(int(self.indptr[row]), int(self.indptr[row + 1]))
-        return self.products[bounds], self.at[bounds]
+        parts = (self.products[bounds], self.days[bounds], self.at[bounds])
+        return zip(*(part.tolist() for part in parts), strict=True)
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ def load(bundles: Path, version: str) -> Bundle:
             manifest=manifest,
             catalog=catalog,
             customers=pd.read_parquet(inside / "customers.parquet"),
-            purchased=Purchased(*(_array(inside, f"purchased_{part}") for part in ("indptr", "products", "at"))),
+            purchased=Purchased(*(_array(inside, f"purchased_{part}") for part in _PURCHASED)),
             popular=_array(inside, "popular"),
             popular_scores=_array(inside, "popular_scores"),
             segments={name: np.array(rows, dtype=np.int32) for name, rows in segments.items()},
@@ -211,9 +215,7 @@ def _write_parts(bundle: Bundle, inside: Path) -> None:
     bundle.catalog.frame.to_parquet(inside / "catalog.parquet", index=False)
     bundle.customers[[s.CUSTOMER_ID, v.SEGMENT]].to_parquet(inside / "customers.parquet", index=False)
     arrays: dict[str, NDArray[Any] | None] = {
-        "purchased_indptr": bundle.purchased.indptr,
-        "purchased_products": bundle.purchased.products,
-        "purchased_at": bundle.purchased.at,
+        **{f"purchased_{part}": getattr(bundle.purchased, part) for part in _PURCHASED},
         "popular": bundle.popular,
         "popular_scores": bundle.popular_scores,
         "product_vectors": bundle.vectors,

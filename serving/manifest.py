@@ -40,13 +40,15 @@ class Policy(_Strict):
     """How the bundle answers: the personal encoder and the chain of sources.
 
     ``encoder`` is ``fold_in`` (vectors and recent history), ``repeats`` (the customer's own purchases) or
-    ``none``. The chain is tried in order until n products are found; each answer names its source.
+    ``none``. Where products bought before may be shown, each is lifted by ``repeat_weight`` for every day
+    on which the customer bought it. The chain is tried in order until n products are found; each answer names its source.
     """
 
     model: str
     encoder: Literal["fold_in", "repeats", "none"]
     regularization: float = 0.0
     confidence: Confidence = Field(default_factory=Confidence)
+    repeat_weight: float = Field(default=0.0, ge=0)
     chain: tuple[Literal["personal", "segment", "popular"], ...] = ("personal", "segment", "popular")
 
 

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
+from feature_repo.recent import DAY_US, KIND_CODES, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Filters, Mask
 from serving.errors import FeatureUnavailable
 from serving.features import CustomerState, FeatureReader
-from serving.sources import Popular, Repeats, Segment, Source, Subject, Vectors, personal
+from serving.sources import Popular, Repeats, Segment, Source, Subject, Vectors, bought, personal
 
 Float32 = NDArray[np.float32]
 PurchasedPolicy = Literal["exclude", "allow", "due"]
@@ -164,7 +164,7 @@ class Recommender:
                 reason = Reason("similar_to", product_id=catalog.ids[near])
                 items.append(self._item(product, len(items) + 1, float(cosine[product]), name, reason))
             allowed[order] = False
-        nobody = Subject(None, "", History.empty(), at)
+        nobody = self._subject(Query(at=at), CustomerState())
         for product, score, source in self._drawn([Popular(self.bundle)], nobody, allowed, n - len(items)):
             items.append(self._item(product, len(items) + 1, score, source, Reason("popular")))
         return Recommendations(tuple(items), tuple(ignored))
@@ -189,27 +189,22 @@ class Recommender:
     def _subject(self, query: Query, state: CustomerState) -> Subject:
         row = None if query.customer_id is None else self._rows.get(query.customer_id)
         segment = state.segment or ("" if row is None else self._segments[row])
-        return Subject(row, segment, state.history.plus_views(query.context, query.at), query.at)
+        own = bought(self.bundle, row, state.history)
+        history = state.history.plus_views(query.context, query.at)
+        return Subject(row, segment, history, own, query.at, repeats=query.purchased != "exclude")
 
     def _held_back(self, query: Query, subject: Subject) -> NDArray[np.int32]:
         """Products the purchased policy keeps out: bought ones, or those bought and not yet due again."""
-        if query.purchased == "allow":
-            return np.empty(0, dtype=np.int32)
-        history = subject.history
-        bought = [(p, t) for p, k, t in zip(history.products, history.kinds, history.at, strict=True) if k == _BOUGHT]
-        last: dict[int, int] = {}
-        if subject.row is not None:
-            products, at = self.bundle.purchased.of(subject.row)
-            last.update(zip(products.tolist(), at.tolist(), strict=True))
-        for product, instant in bought:
-            index = self.bundle.catalog.index.get(product)
-            if index is not None:
-                last[index] = max(int(instant), last.get(index, 0))
-        if query.purchased == "due":
-            usual = self.bundle.catalog.repurchase_days
-            now = to_micros(query.at)
-            last = {i: t for i, t in last.items() if not (now - t) / DAY_US >= usual[i]}
-        return np.fromiter(last, dtype=np.int32, count=len(last))
+        own = subject.bought
+        match query.purchased:
+            case "exclude":
+                return own.products
+            case "due":
+                elapsed = (to_micros(query.at) - own.last) / DAY_US
+                # NaN, a product that nobody buys at a rhythm, is never due
+                return own.products[~(elapsed >= self.bundle.catalog.repurchase_days[own.products])]
+            case "allow":
+                return own.products[:0]
 
     def _fill(self, subject: Subject, allowed: Mask, context: NDArray[np.int32], n: int) -> list[Recommendation]:
         first = allowed.copy()

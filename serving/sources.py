@@ -13,7 +13,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo.recent import History, recent_features
+from feature_repo import schema as s
+from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Mask
 from serving.encoder import FoldIn
@@ -21,6 +22,16 @@ from serving.errors import BundleError
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
+Int64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Bought:
+    """What a customer ever bought: product indices (m,), on how many days, and when last (µs)."""
+
+    products: Int32
+    days: Int32
+    last: Int64
 
 
 @dataclass(frozen=True)
@@ -28,13 +39,37 @@ class Subject:
     """Who is asking, as the sources see it.
 
     ``row`` is the customer's row in the bundle (None when unknown to training); ``history`` holds the
-    recent events with the request's context appended.
+    recent events with the request's context appended; ``bought`` joins the bundle's record of purchases
+    with those made since. ``repeats`` tells whether products bought before may be shown.
     """
 
     row: int | None
     segment: str
     history: History
+    bought: Bought
     at: datetime
+    repeats: bool = False
+
+
+def bought(bundle: Bundle, row: int | None, history: History) -> Bought:
+    """Return what a customer bought according to the bundle and, after its data end, the history."""
+    known: dict[int, tuple[int, int]] = {}
+    since = 0
+    if row is not None:
+        known = {product: (days, at) for product, days, at in bundle.purchased.of(row)}
+        since = to_micros(bundle.manifest.data.as_of)
+    is_new = (history.kinds == KIND_CODES[s.PURCHASE]) & (history.at >= since)
+    for place in np.flatnonzero(is_new).tolist():
+        product = bundle.catalog.index.get(history.products[place])
+        if product is not None:
+            days, last = known.get(product, (0, -DAY_US))
+            at = int(history.at[place])
+            known[product] = (days + (at // DAY_US > last // DAY_US), max(at, last))
+    return Bought(
+        np.fromiter(known, dtype=np.int32, count=len(known)),
+        np.array([days for days, _ in known.values()], dtype=np.int32),
+        np.array([last for _, last in known.values()], dtype=np.int64),
+    )
 
 
 @dataclass(frozen=True)
@@ -68,6 +103,8 @@ class Vectors:
             )
         policy = bundle.manifest.policy
         self._name = f"model:{policy.model}"
+        self._repeat_weight = policy.repeat_weight
+        self._vectors = bundle.vectors
         self._index = bundle.index
         self._lookup = bundle.customer_vectors
         self._fold_in = FoldIn(
@@ -93,26 +130,38 @@ class Vectors:
         query = self.vector(subject)
         if query is None:
             return _none(self._name)
-        products, scores = self._index.search(query[None, :], n, allowed=allowed)
-        return Candidates(products[0], scores[0], self._name)
+        found, inner = self._index.search(query[None, :], n, allowed=allowed)
+        products, scores = found[0], inner[0]
+        if subject.repeats and self._repeat_weight > 0 and len(subject.bought.products):
+            products, scores = self._lifted(query, subject.bought, allowed, products, scores, n)
+        return Candidates(products, scores, self._name)
+
+    def _lifted(
+        self, query: Float32, own: Bought, allowed: Mask, products: Int32, scores: Float32, n: int
+    ) -> tuple[Int32, Float32]:
+        """Lift what the customer bought before by its purchase days; exact, since nothing else moves."""
+        kept = allowed[own.products]
+        again = own.products[kept]
+        lifted = self._vectors[again] @ query + np.float32(self._repeat_weight) * own.days[kept]
+        others = ~np.isin(products, again)
+        products = np.concatenate([again, products[others]])
+        scores = np.concatenate([lifted, scores[others]]).astype(np.float32)
+        order = np.lexsort((products, -scores))[:n]
+        return products[order], scores[order]
 
 
 class Repeats:
-    """The customer's own purchases, those bought often and lately first."""
+    """The customer's own purchases, those bought on the most days first, the latest first among equals."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._name = f"model:{bundle.manifest.policy.model}"
-        self._catalog = bundle.catalog
-        self._confidence = bundle.manifest.policy.confidence
 
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""
-        own = recent_features(subject.history, subject.at, self._catalog.index)
-        kept = (own.bought > 0) & allowed[own.product_idx]
-        decay = np.power(0.5, own.days_since_bought[kept] / self._confidence.half_life_days)
-        scores = ((own.bought[kept] - own.returned[kept]) * decay).astype(np.float32)
-        order = np.lexsort((own.product_idx[kept], -scores))[:n]
-        return Candidates(own.product_idx[kept][order], scores[order], self._name)
+        own = subject.bought
+        kept = np.flatnonzero(allowed[own.products])
+        order = kept[np.lexsort((own.products[kept], -own.last[kept], -own.days[kept]))][:n]
+        return Candidates(own.products[order], own.days[order].astype(np.float32), self._name)
 
 
 class Segment:

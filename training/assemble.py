@@ -14,6 +14,7 @@ import pandas as pd
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.features import defaults, schema_hash
+from feature_repo.recent import DAY_US
 from serving.bundle import Bundle, Purchased
 from serving.index import ProductIndex
 from serving.manifest import DataInfo, Manifest
@@ -95,17 +96,18 @@ def assemble(
 
 
 def purchased(data: TrainingSet) -> Purchased:
-    """Return who had bought what, and when last."""
+    """Return who had bought what, on how many days, and when last."""
     rows = data.is_purchase & (data.customer_idx >= 0)
-    last = (
-        pd.DataFrame({"customer": data.customer_idx[rows], "product": data.product_idx[rows], "at": data.at[rows]})
-        .groupby(["customer", "product"], sort=True)["at"]
-        .max()
-        .reset_index()
+    bought = pd.DataFrame(
+        {"customer": data.customer_idx[rows], "product": data.product_idx[rows], "at": data.at[rows]}
     )
-    counts = np.bincount(last["customer"], minlength=len(data.customers))
+    bought["day"] = bought["at"] // DAY_US
+    pairs = bought.groupby(["customer", "product"], sort=True).agg(at=("at", "max"), days=("day", "nunique"))
+    pairs = pairs.reset_index()
+    counts = np.bincount(pairs["customer"], minlength=len(data.customers))
     return Purchased(
         indptr=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        products=last["product"].to_numpy(dtype=np.int32),
-        at=last["at"].to_numpy(dtype=np.int64),
+        products=pairs["product"].to_numpy(dtype=np.int32),
+        days=pairs["days"].to_numpy(dtype=np.int32),
+        at=pairs["at"].to_numpy(dtype=np.int64),
     )

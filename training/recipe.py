@@ -25,12 +25,14 @@ ModelName = Literal["popularity", "repeats", "als"]
 class Recipe(Config):
     """One model with its settings.
 
-    ``popularity_days`` is the window of the popular source (None: all time) that ends every chain.
+    ``popularity_days`` is the window of the popular source (None: all time) that ends every chain;
+    ``repeat_weight`` lifts products bought before, for each day they were bought, where they may be shown.
     """
 
     name: str
     model: ModelName
     popularity_days: int | None = Field(default=28, ge=1)
+    repeat_weight: float = Field(default=0.3, ge=0)
     als: ALSConfig = Field(default_factory=ALSConfig)
 
     @field_validator("popularity_days", mode="before")
@@ -49,10 +51,10 @@ class Recipe(Config):
                     encoder="fold_in",
                     regularization=self.als.regularization,
                     confidence=self.als.confidence,
+                    repeat_weight=self.repeat_weight,
                 )
             case "repeats":
-                confidence = self.als.confidence
-                return Policy(model=self.name, encoder="repeats", confidence=confidence, chain=("personal", "popular"))
+                return Policy(model=self.name, encoder="repeats", chain=("personal", "popular"))
             case _:
                 return Policy(model=self.name, encoder="none", chain=("popular",))
 

@@ -78,16 +78,16 @@ def fit(data: TrainingSet, config: ALSConfig, *, seed: int, threads: int = 0) ->
         Threads of ``implicit``; 0 takes every core. BLAS always runs on one inside.
     """
     matrix, scale = confidence_matrix(data, config.confidence)
-    model = AlternatingLeastSquares(
-        factors=config.factors,
-        regularization=config.regularization,
-        iterations=config.epochs,
-        dtype=np.float32,
-        use_gpu=False,
-        num_threads=threads,
-        random_state=seed,
-    )
     with threadpool_limits(limits=1, user_api="blas"):
+        model = AlternatingLeastSquares(
+            factors=config.factors,
+            regularization=config.regularization,
+            iterations=config.epochs,
+            dtype=np.float32,
+            use_gpu=False,
+            num_threads=threads,
+            random_state=seed,
+        )
         model.fit(matrix, show_progress=False)
     products = np.asarray(model.item_factors, dtype=np.float32)
     customers = np.asarray(model.user_factors, dtype=np.float32)

@@ -1,0 +1,46 @@
+"""Importers: files as others have them, turned into the tables of the input contract.
+
+An importer is a function of a source, a directory and a column map that writes the tables and returns an
+account in which every line of the source is found again. ``IMPORTERS`` is the list of formats; adding one
+is a module and a line here. Deliberately absent: network access. A source is a file that is already there.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+from feature_repo.errors import ConfigError
+from feature_repo.importers.interactions import import_interactions
+from feature_repo.importers.online_retail import import_online_retail
+from feature_repo.importers.report import ImportReport, Step
+
+__all__ = ["IMPORTERS", "ImportReport", "Importer", "Step", "import_tables"]
+
+Importer = Callable[..., ImportReport]
+
+IMPORTERS: Final[dict[str, Importer]] = {
+    "interactions": import_interactions,
+    "online-retail": import_online_retail,
+}
+
+
+def import_tables(
+    name: str, source: str | Path, directory: str | Path, *, column_map: Mapping[str, str] | None = None
+) -> ImportReport:
+    """Import ``source``, which is in the format ``name``, into ``directory``.
+
+    Raises
+    ------
+    ConfigError
+        There is no such format, or the column map does not fit.
+    DataError
+        The source breaks its format.
+    """
+    if name not in IMPORTERS:
+        near = difflib.get_close_matches(name, IMPORTERS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ConfigError(f"expected a format among {', '.join(IMPORTERS)}, found {name!r}{hint}")
+    return IMPORTERS[name](source, directory, column_map=column_map)

@@ -1,0 +1,52 @@
+"""The command ``nextbest``: one file a group of commands; this one joins them and words the errors.
+
+An error of ours is one sentence on standard error and exit code 2. Anything unforeseen is written whole
+to a file, and told in one sentence with exit code 1: a user never sees a traceback.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import tempfile
+import traceback
+import warnings
+from pathlib import Path
+
+import typer
+
+from serving.errors import NextbestError
+from training.cli import benchmark, data, demo, features, models, recommend, serve, train
+
+app = typer.Typer(
+    name="nextbest",
+    help="Which products for this customer, which customers for this product, and what it was worth.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+for group in (demo, data, features, train, models, serve, recommend, benchmark):
+    group.register(app)
+
+
+def main() -> None:
+    """Run the command; the process exits with its code."""
+    warnings.filterwarnings("ignore")  # those of libraries; ours are errors or findings
+    logging.getLogger("feast").setLevel(logging.ERROR)
+    try:
+        app()
+    except NextbestError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)
+    except Exception as error:
+        with tempfile.NamedTemporaryFile("w", prefix="nextbest-", suffix=".log", delete=False) as file:
+            traceback.print_exc(file=file)
+        sys.stderr.write(
+            f"error: something unforeseen happened ({type(error).__name__}: {error}); "
+            f"the details are in {Path(file.name)}, please report them\n"
+        )
+        sys.exit(1)

@@ -1,0 +1,78 @@
+"""``nextbest features``: build snapshots, register them with Feast, bring the newest online."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from feature_repo.tables import Tables
+from feature_repo.validate import validate
+from serving.errors import ConfigError, DataError
+from serving.settings import Settings
+from training.cli.progress import shown
+from training.train import build_features
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("features")(features_command)
+
+
+def features_command(
+    tables: Annotated[Path, typer.Argument(metavar="TABLES", help="Directory of the tables.")],
+    as_of: Annotated[
+        str | None, typer.Option(metavar="T", help="Knowledge cut-off, ISO 8601; default: all data.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Build the features of customers and products and materialise the newest."""
+    settings = Settings.load()
+    sound(tables)
+    with Tables.open(tables) as opened, shown(quiet=as_json) as progress:
+        features, written = build_features(
+            settings, opened, as_of=None if as_of is None else instant(as_of), progress=progress
+        )
+    result = {"as_of": features.as_of.isoformat(), "offline_rows": features.rows, "online_rows": written}
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        typer.echo(f"{features.snapshots} weekly snapshots up to {features.as_of:%Y-%m-%d %H:%M} in {features.directory}")
+        for view, rows in features.rows.items():
+            typer.echo(f"  {view}: {rows:,} rows offline, {written.get(view, 0):,} online")
+
+
+def instant(text: str) -> datetime:
+    """Parse an ISO 8601 instant; without an offset it is UTC.
+
+    Raises
+    ------
+    ConfigError
+        It is no such instant.
+    """
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise ConfigError(f"expected an instant such as 2026-01-31T00:00, found {text!r}; correct --as-of") from error
+    return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
+
+
+def sound(directory: Path) -> None:
+    """Refuse tables that fail validation.
+
+    Raises
+    ------
+    DataError
+        A check fails; its finding is told.
+    """
+    validation = validate(directory, now=datetime.now(UTC))
+    failed = [finding for finding in validation.findings if finding.status == "FAIL"]
+    if failed:
+        first = failed[0]
+        raise DataError(
+            f"expected sound tables in {directory}, found {len(failed)} failed checks, first {first.table}: "
+            f"{first.check} ({first.message}); see `nextbest validate {directory}`"
+        )

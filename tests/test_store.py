@@ -1,0 +1,167 @@
+"""Offline = online, on SQLite and on a real Redis; and the two ways of reading online agree."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from datetime import timedelta
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from feature_repo import names as v
+from feature_repo import schema as s
+from feature_repo.build import FeatureSet
+from feature_repo.errors import ConfigError
+from feature_repo.features import VIEWS, defaults
+from feature_repo.recent import History
+from feature_repo.store import StoreConfig, apply, latest_recent, materialise, open_store
+from serving.errors import BundleError, FeatureUnavailable
+from serving.features import OnlineReader, plain_value
+from serving.settings import Settings
+from training.dataset import customer_states
+
+Built = tuple[Settings, FeatureSet]
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def online(request: pytest.FixtureRequest, features: Built, tmp_path_factory: pytest.TempPathFactory) -> StoreConfig:
+    """The features of the world, materialised on the store under test."""
+    settings, feature_set = features
+    if request.param == "sqlite":
+        return settings.store
+    config = StoreConfig(tmp_path_factory.mktemp("redis-feast"), request.getfixturevalue("redis_url"))
+    materialise(apply(config, feature_set), feature_set)
+    return config
+
+
+def reader_of(config: StoreConfig) -> OnlineReader:
+    return OnlineReader(
+        open_store(config, offline=False),
+        service=v.SERVICE,
+        defaults=defaults(v.CUSTOMER_FEATURES),
+        timeout_ms=5000,
+    )
+
+
+def test_offline_equals_online(online: StoreConfig, features: Built) -> None:
+    """The law: what training joins at ``as_of`` is what the service reads, each feature, each customer."""
+    feature_set = features[1]
+    customers = sorted(latest_recent(feature_set)[s.CUSTOMER_ID])
+    assert len(customers) > 150
+    offline = customer_states(open_store(features[0].store), customers, feature_set.as_of)
+    states = reader_of(online).read(customers, feature_set.as_of)
+    for record, state in zip(offline.to_dict("records"), states, strict=True):
+        for feature in VIEWS[v.CUSTOMER_FEATURES]:
+            left, right = record[feature.name], state.row[feature.name]
+            if feature.dtype in ("strings", "floats"):
+                assert list(left) == list(right), feature.name
+            else:
+                assert left == right, feature.name
+        expected = History.from_row({name: list(record[name]) for name, _ in v.RECENT})
+        assert state.history.to_rows() == expected.to_rows()
+
+
+def test_product_features_online_equal_the_last_snapshot(online: StoreConfig, features: Built) -> None:
+    feature_set = features[1]
+    rows = pq.read_table(feature_set.path(v.PRODUCT_FEATURES)).to_pandas()
+    last = rows[rows[s.EVENT_TIMESTAMP] == rows[s.EVENT_TIMESTAMP].max()]
+    store = open_store(online, offline=False)
+    names = [f"{v.PRODUCT_FEATURES}:{feature.name}" for feature in VIEWS[v.PRODUCT_FEATURES]]
+    keys = [{s.PRODUCT_ID: product} for product in last[s.PRODUCT_ID]]
+    found = store.get_online_features(features=names, entity_rows=keys).to_df()
+    for feature in VIEWS[v.PRODUCT_FEATURES]:
+        np.testing.assert_array_equal(found[feature.name].to_numpy(float), last[feature.name].to_numpy(float))
+
+
+def test_attributes_reach_the_online_store(online: StoreConfig, features: Built) -> None:
+    feature_set = features[1]
+    rows = pq.read_table(feature_set.path(v.CUSTOMER_ATTRIBUTES)).to_pandas().sort_values(s.EVENT_TIMESTAMP)
+    last = rows.groupby(s.CUSTOMER_ID).last().iloc[:20]
+    columns = list(feature_set.attributes[v.CUSTOMER_ATTRIBUTES])
+    found = open_store(online, offline=False).get_online_features(
+        features=[f"{v.CUSTOMER_ATTRIBUTES}:{name}" for name in columns],
+        entity_rows=[{s.CUSTOMER_ID: customer} for customer in last.index],
+    )
+    told = found.to_df()
+    for name in columns:
+        assert told[name].tolist() == last[name].tolist(), name
+
+
+def test_online_read_equals_get_online_features(online: StoreConfig, features: Built) -> None:
+    customers = sorted(latest_recent(features[1])[s.CUSTOMER_ID])[:25] + ["nobody"]
+    store = open_store(online, offline=False)
+    told = store.get_online_features(
+        features=store.get_feature_service(v.SERVICE),
+        entity_rows=[{s.CUSTOMER_ID: customer} for customer in customers],
+    ).to_dict()
+    states = reader_of(online).read(customers, features[1].as_of + timedelta(days=1))
+    for place, state in enumerate(states):
+        for feature in VIEWS[v.CUSTOMER_FEATURES]:
+            slow = told[feature.name][place]
+            assert state.row[feature.name] == (feature.default if slow is None else slow)
+        assert list(state.history.products) == (told[v.RECENT_PRODUCTS][place] or [])
+
+
+def test_unknown_customer_gets_the_defaults(online: StoreConfig, features: Built) -> None:
+    state = reader_of(online).read(["nobody"], features[1].as_of)[0]
+    assert dict(state.row) == defaults(v.CUSTOMER_FEATURES)
+    assert len(state.history) == 0
+
+
+def test_online_history_is_cut_at_the_asked_instant(online: StoreConfig, features: Built) -> None:
+    customer = latest_recent(features[1])[s.CUSTOMER_ID].iloc[0]
+    reader = reader_of(online)
+    whole = reader.read([customer], features[1].as_of)[0].history
+    middle = pd.Timestamp(int(whole.at[len(whole) // 2]), unit="us", tz="UTC").to_pydatetime()
+    cut = reader.read([customer], middle)[0].history
+    assert 0 < len(cut) < len(whole)
+    assert (cut.at < whole.at[len(whole) // 2]).all()
+
+
+def test_a_push_is_taken_whole_and_read_back(online: StoreConfig, features: Built) -> None:
+    row = latest_recent(features[1]).iloc[[0]].copy()
+    row[s.CUSTOMER_ID] = f"pushed-{online.redis_url is None}"
+    row[s.EVENT_TIMESTAMP] += pd.Timedelta(days=1)
+    open_store(online).push(v.CUSTOMER_RECENT_PUSH, row)
+    state = reader_of(online).read(row[s.CUSTOMER_ID].tolist(), features[1].as_of)[0]
+    assert list(state.history.products) == list(row[v.RECENT_PRODUCTS].iloc[0])
+
+
+def test_a_dead_redis_is_unavailable_not_a_crash(features: Built, tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> None:
+    config = StoreConfig(tmp_path_factory.mktemp("gone"), redis_url)
+    apply(config, features[1])
+    gone = dataclasses.replace(config, redis_url="redis://127.0.0.1:1/0")
+    began = time.monotonic()
+    with pytest.raises(FeatureUnavailable, match=r"expected .* online store"):
+        reader_of(gone).read(["c1"], features[1].as_of)
+    assert time.monotonic() - began < 30
+
+
+def test_sqlite_store_is_in_wal_mode(features: Built) -> None:
+    import sqlite3
+
+    with sqlite3.connect(features[0].store.sqlite_path) as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_missing_service_is_told(features: Built) -> None:
+    store = open_store(features[0].store, offline=False)
+    with pytest.raises(BundleError, match=r"expected the feature service 'other_v9'.*nextbest features"):
+        OnlineReader(store, service="other_v9", defaults={}, timeout_ms=100)
+    with pytest.raises(BundleError, match="moon_phase"):
+        OnlineReader(store, service=v.SERVICE, defaults={"moon_phase": 0.0}, timeout_ms=100)
+
+
+def test_bad_redis_url_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with pytest.raises(ConfigError, match="redis://host:6379/0"):
+        open_store(StoreConfig(tmp_path_factory.mktemp("bad"), "localhost:6379"))
+
+
+def test_plain_value_of_nothing() -> None:
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    assert plain_value(Value()) is None
+    assert plain_value(Value(double_val=1.5)) == 1.5

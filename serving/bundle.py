@@ -203,7 +203,7 @@ def verify(root: Path, version: str) -> Manifest:
         name = sorted(found ^ listed)[0]
         state = "found an added" if name in found else "found no"
         raise BundleError(f"expected exactly the published files in {version}, {state} {name}; {again}")
-    if (root / MODEL_YAML).read_text() != _model_yaml(manifest, version):
+    if (root / MODEL_YAML).read_bytes() != _model_yaml(manifest, version).encode():
         raise BundleError(f"expected the published {MODEL_YAML} in {version}, found it altered; {again}")
     for name, info in manifest.files.items():
         if _describe(inside / name) != info:

@@ -1,0 +1,289 @@
+"""The model contract: planted answers recovered, same seed same vectors, inputs untouched, fold-in optimal."""
+
+from __future__ import annotations
+
+import copy
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from feature_repo import schema as s
+from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
+from serving.catalog import REPURCHASE_DAYS, Catalog
+from serving.encoder import Confidence, FoldIn
+from serving.errors import ConfigError, DataError
+from serving.features import CustomerState, FrameReader
+from serving.recommender import Query, Recommender
+from training.assemble import assemble, purchased
+from training.dataset import IdMap, TrainingSet
+from training.models import als, popularity
+from training.recipe import Recipe, TrainConfig
+
+AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
+NOW = AS_OF + timedelta(days=1)
+GROUPS, PER_GROUP, CUSTOMERS = 4, 6, 48
+
+
+def checkerboard(*, drop: int = 2, seed: int = 0) -> TrainingSet:
+    """A planted world: customers of a group buy only its products, each leaving ``drop`` of them out.
+
+    The right answer is provable: what a customer left out of the own group, before anything else.
+    """
+    generator = np.random.default_rng(seed)
+    rows = []
+    for customer in range(CUSTOMERS):
+        group = customer % GROUPS
+        kept = generator.permutation(PER_GROUP)[drop:]
+        rows += [(customer, group * PER_GROUP + product, int(generator.integers(1, 60))) for product in kept]
+    table = np.array(sorted(rows, key=lambda row: -row[2]))
+    products = [f"p{number:02d}" for number in range(GROUPS * PER_GROUP)]
+    frame = pd.DataFrame({s.PRODUCT_ID: products, s.AVAILABLE: pd.array([True] * len(products), dtype="boolean")})
+    for name in (s.NAME, s.CATEGORY, s.PRICE, s.LAUNCHED_AT, s.WITHDRAWN_AT, REPURCHASE_DAYS):
+        frame[name] = np.nan if name in (s.PRICE, REPURCHASE_DAYS) else None
+    customers = IdMap(tuple(f"c{number:02d}" for number in range(CUSTOMERS)))
+    at = np.array([to_micros(AS_OF - timedelta(days=int(days))) for days in table[:, 2]], dtype=np.int64)
+    states = {}
+    for number, name in enumerate(customers.ids):
+        mine = table[:, 0] == number
+        events = zip(table[mine, 1], at[mine], strict=True)
+        states[name] = CustomerState({}, History.of((products[p], s.PURCHASE, int(t), 1.0) for p, t in events))
+    return TrainingSet(
+        as_of=AS_OF,
+        customers=customers,
+        catalog=Catalog(frame),
+        customer_idx=table[:, 0].astype(np.int32),
+        product_idx=table[:, 1].astype(np.int32),
+        kinds=np.full(len(table), KIND_CODES[s.PURCHASE], dtype=np.int8),
+        at=at,
+        reader=FrameReader(states),
+    )
+
+
+RECIPES = {
+    "als": Recipe.model_validate(
+        {"name": "als", "model": "als", "als": {"factors": 4, "regularization": 2.0, "confidence": {"alpha": 10.0}}}
+    ),
+    "als-degree": Recipe.model_validate(
+        {
+            "name": "als-degree",
+            "model": "als",
+            "als": {"factors": 4, "regularization": 2.0, "confidence": {"alpha": 10.0, "degree_exponent": 0.5}},
+        }
+    ),
+    "repeats": Recipe(name="repeats", model="repeats"),
+    "popularity": Recipe(name="popularity", model="popularity", popularity_days=None),
+}
+PERSONAL = ("als", "als-degree")
+
+
+def fitted(recipe: Recipe, data: TrainingSet, *, seed: int = 0, threads: int = 1) -> Recommender:
+    bundle = assemble(recipe, data, seed=seed, threads=threads, tables_hash="", now=NOW)
+    return Recommender(bundle, data.reader)
+
+
+@pytest.fixture(params=RECIPES)
+def recipe(request: pytest.FixtureRequest) -> Recipe:
+    return RECIPES[request.param]
+
+
+def test_config_round_trip(recipe: Recipe) -> None:
+    assert Recipe.model_validate_json(recipe.model_dump_json()) == recipe
+
+
+def test_input_is_unchanged(recipe: Recipe) -> None:
+    data, before = checkerboard(), checkerboard()
+    fitted(recipe, data)
+    for name in ("customer_idx", "product_idx", "kinds", "at"):
+        assert np.array_equal(getattr(data, name), getattr(before, name))
+    pd.testing.assert_frame_equal(data.catalog.frame, before.catalog.frame)
+
+
+def test_same_seed_and_one_thread_same_answers(recipe: Recipe) -> None:
+    first, second = (fitted(recipe, checkerboard()) for _ in range(2))
+    asked = [Query(at=AS_OF, customer_id=f"c{number:02d}", n=24, purchased="allow") for number in range(12)]
+    assert first.recommend(asked) == second.recommend(asked)
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_same_seed_and_one_thread_same_vectors(name: str) -> None:
+    one, two, other = (als.fit(checkerboard(), RECIPES[name].als, seed=seed, threads=1) for seed in (0, 0, 1))
+    assert one.products.tobytes() == two.products.tobytes()
+    assert one.customers.tobytes() == two.customers.tobytes()
+    assert one.products.tobytes() != other.products.tobytes()
+    for array in (one.products, one.customers, one.product_scale):
+        assert np.isfinite(array).all() and array.dtype == np.float32
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_planted_answer_is_recovered(name: str) -> None:
+    recommender = fitted(RECIPES[name], checkerboard())
+    for number in range(CUSTOMERS):
+        got = recommender.recommend([Query(at=AS_OF, customer_id=f"c{number:02d}", n=2)])[0]
+        group = number % GROUPS
+        assert {int(p[1:]) // PER_GROUP for p in got.product_ids} == {group}, number
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_beats_popularity_on_the_planted_world(name: str) -> None:
+    data = checkerboard()
+    own = {c: set(checkerboard(drop=0).catalog.ids[(i % GROUPS) * PER_GROUP :][:PER_GROUP]) for i, c in enumerate(data.customers.ids)}
+
+    def hits(recommender: Recommender) -> float:
+        asked = [Query(at=AS_OF, customer_id=customer, n=2) for customer in data.customers.ids]
+        found = recommender.recommend(asked)
+        return float(np.mean([len(own[q.customer_id or ""] & set(a.product_ids)) / 2 for q, a in zip(asked, found, strict=True)]))
+
+    assert hits(fitted(RECIPES[name], data)) == 1.0
+    assert hits(fitted(RECIPES["popularity"], data)) < 0.6
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_matrix_and_fold_in_agree_when_the_history_is_whole(name: str) -> None:
+    """At ``as_of`` the folded vector is the trained one, up to the alternating steps not yet converged."""
+    data = checkerboard()
+    recipe = Recipe.model_validate(
+        {**RECIPES[name].model_dump(), "als": {**RECIPES[name].als.model_dump(), "epochs": 200}}
+    )
+    recommender = fitted(recipe, data)
+    bundle = recommender.bundle
+    assert bundle.customer_vectors is not None
+    for row, customer in enumerate(data.customers.ids):
+        state = data.reader.read([customer], AS_OF)[0]
+        folded = recommender._personal._fold_in.encode(state.history, AS_OF)  # type: ignore[union-attr]
+        np.testing.assert_allclose(folded, bundle.customer_vectors[row], rtol=2e-2, atol=2e-3)
+
+
+def test_unseen_products_have_no_direction() -> None:
+    data = checkerboard()
+    never = data.product_idx != 3
+    fewer = copy.copy(data)
+    for name in ("customer_idx", "product_idx", "kinds", "at"):
+        object.__setattr__(fewer, name, getattr(data, name)[never])
+    fit = als.fit(fewer, RECIPES["als"].als, seed=0, threads=1)
+    assert not fit.products[3].any()
+    assert fit.products[[0, 1, 2, 4]].any(axis=1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(min_value=0, max_value=10_000),
+    regularization=st.floats(min_value=0.01, max_value=100),
+    events=st.lists(st.tuples(st.integers(0, 29), st.floats(0.01, 200), st.sampled_from([s.VIEW, s.CART, s.PURCHASE])), min_size=1, max_size=40),
+)
+def test_fold_in_is_the_optimum(seed: int, regularization: float, events: list[tuple[int, float, str]]) -> None:
+    """The gradient of the customer's weighted least squares is zero, and a direct solve agrees."""
+    generator = np.random.default_rng(seed)
+    vectors = generator.normal(size=(30, 7)).astype(np.float32)
+    index = {f"p{row}": row for row in range(30)}
+    fold = FoldIn(
+        vectors,
+        regularization=regularization,
+        confidence=Confidence(alpha=8.0, half_life_days=50.0),
+        product_scale=np.ones(30, dtype=np.float32),
+        index=index,
+        as_of=AS_OF,
+    )
+    rows = sorted(events, key=lambda event: -event[1])
+    history = History.of((f"p{p}", kind, to_micros(AS_OF) - int(days * DAY_US), 1.0) for p, days, kind in rows)
+    products, extra = fold.confidences(history, AS_OF)
+    x = fold.solve(products, extra)
+    wide = vectors.astype(np.float64)
+    confidence, preference = np.ones(30), np.zeros(30)
+    confidence[products] += extra
+    preference[products] = 1.0
+    gradient = wide.T @ (confidence * (wide @ x - preference)) + regularization * x
+    scale = np.abs(wide.T @ (confidence * preference)).max() + 1.0
+    assert np.abs(gradient).max() < 1e-8 * scale
+    direct = np.linalg.solve(
+        wide.T @ (confidence[:, None] * wide) + regularization * np.eye(7), wide.T @ (confidence * preference)
+    )
+    np.testing.assert_allclose(x, direct, rtol=1e-6, atol=1e-9)
+
+
+def test_confidence_by_kind_age_and_return() -> None:
+    confidence = Confidence(alpha=1.0, half_life_days=10.0)
+    kinds = np.array([KIND_CODES[k] for k in (s.PURCHASE, s.PURCHASE, s.VIEW, s.RETURN)], dtype=np.int8)
+    weights = confidence.weights(kinds, np.array([0.0, 10.0, 0.0, 0.0]))
+    assert weights.tolist() == pytest.approx([1.0, 0.5, 0.1, -1.0])
+    data = checkerboard()
+    returned = copy.copy(data)
+    object.__setattr__(returned, "kinds", np.full(len(data), KIND_CODES[s.RETURN], dtype=np.int8))
+    with pytest.raises(DataError, match="positive weight"):
+        als.confidence_matrix(returned, confidence)
+
+
+def test_degree_scaling_keeps_the_mean_and_tames_the_popular() -> None:
+    data = checkerboard(seed=3)
+    plain, _ = als.confidence_matrix(data, Confidence(alpha=4.0))
+    scaled, scale = als.confidence_matrix(data, Confidence(alpha=4.0, degree_exponent=0.5))
+    assert sp.issparse(scaled)
+    assert (scaled.data - 1).mean() == pytest.approx((plain.data - 1).mean(), rel=1e-5)
+    degree = np.asarray((plain - plain.sign()).sum(axis=0)).ravel()
+    assert np.corrcoef(degree, scale)[0, 1] < -0.8
+
+
+def test_popularity_is_exact() -> None:
+    data = checkerboard(seed=1)
+    order, share = popularity.fit(data, days=30)
+    recent = data.product_idx[data.age_days <= 30]
+    counts = np.bincount(recent, minlength=24)
+    assert sorted(order.tolist()) == list(range(24))
+    assert counts[order].tolist() == sorted(counts.tolist(), reverse=True)
+    assert share.tolist() == pytest.approx((counts[order] / len(recent)).tolist())
+    ever = np.bincount(data.product_idx, minlength=24)
+    tied = [(counts[a], ever[a], -a) >= (counts[b], ever[b], -b) for a, b in zip(order[:-1], order[1:], strict=True)]
+    assert all(tied)
+
+
+def test_purchased_counts_days_and_keeps_the_latest() -> None:
+    data = checkerboard()
+    twice = copy.copy(data)
+    for name in ("customer_idx", "product_idx", "kinds"):
+        object.__setattr__(twice, name, np.tile(getattr(data, name), 3))
+    later = data.at + DAY_US // 50
+    object.__setattr__(twice, "at", np.concatenate([data.at, later, data.at - 5 * DAY_US]))
+    owned = purchased(twice)
+    rows = list(owned.of(7))
+    mine = data.customer_idx == 7
+    assert [product for product, _, _ in rows] == sorted(data.product_idx[mine].tolist())
+    for product, days, last in rows:
+        at = int(data.at[mine & (data.product_idx == product)][0])
+        assert (days, last) == (2, at + DAY_US // 50)
+
+
+def test_segments_need_enough_purchases() -> None:
+    data = checkerboard()
+    half = {customer: "big" if number % 2 else "" for number, customer in enumerate(data.customers.ids)}
+    favourites = popularity.fit_segments(data, {**half, data.customers.ids[0]: "tiny"}, days=None)
+    assert set(favourites) == {"big"}
+    assert {int(p) // PER_GROUP % 2 for p in favourites["big"]} == {1}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactor=3", r"recipes\.0\.als\.factor.*'factors'"),
+        ("horizon=3\n[[recipes]]\nname='a'\nmodel='als'", "horizon.*'horizon_days'"),
+        ("[[recipes]]\nname='a'\nmodel='magic'", "model.*'magic'"),
+        ("[[recipes]]\nname='a'\nmodel='als'\n[[recipes]]\nname='a'\nmodel='repeats'", "distinct"),
+        ("recipes = []", "recipes"),
+        ("recipes = [", "TOML"),
+        ("[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactors=0", "factors.*found 0"),
+    ],
+)
+def test_wrong_configuration_names_what_is_wrong(text: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        TrainConfig.parse(text, "wrong.toml")
+
+
+def test_shipped_configuration_equals_the_documented_defaults() -> None:
+    shipped = {recipe.name: recipe for recipe in TrainConfig.default().recipes}
+    assert shipped["als"] == Recipe(name="als", model="als")
+    assert shipped["popularity"].popularity_days is None
+
+

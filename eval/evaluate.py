@@ -8,6 +8,7 @@ mean has an interval and every comparison is paired.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 from eval.metrics import METRICS, NDCG, RECALL, Relevant, coverage, gini, novelty, ranking_metrics
 from eval.significance import Interval, bootstrap_mean, paired_difference
 from feature_repo import schema as s
+from serving.catalog import Catalog
 from serving.errors import DataError
 from serving.recommender import PurchasedPolicy, Query, Recommender
 
@@ -29,8 +31,6 @@ NEW: Final = "new"
 SLICE: Final = "slice"
 POLICIES: Final[tuple[PurchasedPolicy, ...]] = ("exclude", "allow")
 _BATCH: Final = 500
-
-Progress = Any
 
 
 @dataclass(frozen=True)
@@ -161,50 +161,75 @@ def evaluate(
     DataError
         Under this policy nobody has a relevant purchase.
     """
-    truth = window.truth(policy)
-    if truth.empty:
-        raise DataError(
-            f"expected purchases to judge by under purchased={policy!r}, found only repeats; use purchased='allow'"
-        )
-    customers = sorted(truth[s.CUSTOMER_ID].unique())
-    catalog = recommender.bundle.catalog
-    unknown = sorted(set(truth[s.PRODUCT_ID]) - set(catalog.ids))
-    products = {**catalog.index, **{product: len(catalog) + row for row, product in enumerate(unknown)}}
-    pairs = pd.DataFrame(
-        {
-            s.CUSTOMER_IDX: pd.Index(customers).get_indexer(pd.Index(truth[s.CUSTOMER_ID])).astype(np.int32),
-            s.PRODUCT_IDX: truth[s.PRODUCT_ID].map(products).to_numpy(dtype=np.int32),
-        }
-    )
-    relevant = Relevant.from_frame(pairs, n_products=len(products))
-    ranked = np.full((len(customers), k), -1, dtype=np.int32)
-    drawn: dict[str, int] = {}
-    for start, answers in _answers(recommender, customers, window.at, k, policy):
+    asked = Questions.of(window, recommender.bundle.catalog, policy)
+    ranked = np.full((len(asked.customers), k), -1, dtype=np.int32)
+    drawn: Counter[str] = Counter()
+    for start, answers in _answers(recommender, asked.customers, window.at, k, policy):
         for offset, answer in enumerate(answers):
-            ranked[start + offset, : len(answer.items)] = [catalog.index[p] for p in answer.product_ids]
-            for item in answer.items:
-                drawn[item.source] = drawn.get(item.source, 0) + 1
-    metrics = ranking_metrics(ranked, relevant, k=k)
-    metrics.index = pd.Index(customers, name=s.CUSTOMER_ID)
-    existing = metrics.index.isin(window.bought_before[s.CUSTOMER_ID])
-    counts = np.bincount(
-        pd.Index(catalog.ids).get_indexer(pd.Index(window.bought_before[s.PRODUCT_ID])).clip(min=0),
-        minlength=len(catalog),
+            ranked[start + offset, : len(answer.items)] = [asked.catalog.index[p] for p in answer.product_ids]
+            drawn.update(item.source for item in answer.items)
+    shown = drawn.total()
+    return judge(
+        asked, ranked, name=name, sources={source: count / shown for source, count in sorted(drawn.items())}
     )
-    shown = sum(drawn.values())
+
+
+@dataclass(frozen=True)
+class Questions:
+    """Whom a window asks about, in order, and what they bought, in terms of a catalog.
+
+    Products that the catalog does not know stand after its end, where no ranking can reach them.
+    """
+
+    window: Window
+    catalog: Catalog
+    policy: PurchasedPolicy
+    customers: list[str]
+    relevant: Relevant
+
+    @classmethod
+    def of(cls, window: Window, catalog: Catalog, policy: PurchasedPolicy) -> Questions:
+        """Derive the questions of a window under a purchased policy; DataError when there are none."""
+        truth = window.truth(policy)
+        if truth.empty:
+            raise DataError(
+                f"expected purchases to judge by under purchased={policy!r}, found only repeats; "
+                "use purchased='allow'"
+            )
+        customers = sorted(truth[s.CUSTOMER_ID].unique())
+        unknown = sorted(set(truth[s.PRODUCT_ID]) - set(catalog.ids))
+        products = pd.Index([*catalog.ids, *unknown])
+        pairs = pd.DataFrame(
+            {
+                s.CUSTOMER_IDX: pd.Index(customers).get_indexer(pd.Index(truth[s.CUSTOMER_ID])).astype(np.int32),
+                s.PRODUCT_IDX: products.get_indexer(pd.Index(truth[s.PRODUCT_ID])).astype(np.int32),
+            }
+        )
+        return cls(window, catalog, policy, customers, Relevant.from_frame(pairs, n_products=len(products)))
+
+
+def judge(
+    asked: Questions, ranked: NDArray[np.int32], *, name: str, sources: Mapping[str, float] | None = None
+) -> Evaluation:
+    """Judge rankings (customers of ``asked``, k) of catalog indices, −1 where a list is shorter."""
+    window, size, k = asked.window, len(asked.catalog), ranked.shape[1]
+    metrics = ranking_metrics(ranked, asked.relevant, k=k)
+    metrics.index = pd.Index(asked.customers, name=s.CUSTOMER_ID)
+    existing = metrics.index.isin(window.bought_before[s.CUSTOMER_ID])
+    before = pd.Index(asked.catalog.ids).get_indexer(pd.Index(window.bought_before[s.PRODUCT_ID]))
     return Evaluation(
         name=name,
-        policy=policy,
+        policy=asked.policy,
         k=k,
         per_customer=metrics.assign(**{SLICE: np.where(existing, EXISTING, NEW)}),
         ranked=ranked,
         beyond={
-            "coverage": coverage(ranked, len(catalog)),
-            "novelty_bits": novelty(ranked, counts),
-            "gini": gini(ranked, len(catalog)),
+            "coverage": coverage(ranked, size),
+            "novelty_bits": novelty(ranked, np.bincount(before[before >= 0], minlength=size)),
+            "gini": gini(ranked, size),
         },
-        unseen=float((pairs[s.PRODUCT_IDX] >= len(catalog)).mean()),
-        sources={source: count / shown for source, count in sorted(drawn.items())},
+        unseen=float((asked.relevant.indices >= size).mean()),
+        sources=dict(sources or {}),
     )
 
 

@@ -1,0 +1,73 @@
+"""The one function of fresh behaviour, against a plain count."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from feature_repo import schema as s
+from feature_repo.names import NEVER_DAYS
+from feature_repo.recent import History, recent_features, to_micros
+
+AT = datetime(2026, 3, 1, tzinfo=UTC)
+INDEX = {"a": 0, "b": 1, "c": 2}
+
+
+def history(events: list[tuple[str, str, float]]) -> History:
+    rows = sorted(events, key=lambda event: -event[2])
+    return History.of((p, kind, to_micros(AT - timedelta(days=days)), 2.0) for p, kind, days in rows)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["a", "b", "c", "unknown"]), st.sampled_from(s.KINDS), st.integers(-3, 40)),
+        max_size=20,
+    )
+)
+def test_against_a_plain_count(events: list[tuple[str, str, int]]) -> None:
+    got = recent_features(history([(p, k, float(d)) for p, k, d in events]), AT, INDEX)
+    past = [event for event in events if event[2] > 0]
+    assert got.customer["days_since_event"] == pytest.approx(min((d for _, _, d in past), default=NEVER_DAYS))
+    bought = [d for _, k, d in past if k == s.PURCHASE]
+    assert got.customer["days_since_purchase"] == pytest.approx(min(bought, default=NEVER_DAYS))
+    assert got.customer["events_7d"] == sum(d <= 7 for _, _, d in past)
+    assert got.customer["purchases_7d"] == sum(d <= 7 for d in bought)
+    assert got.customer["distinct_products"] == len({p for p, _, _ in past})
+    known = sorted({INDEX[p] for p, _, _ in past if p in INDEX})
+    assert got.product_idx.tolist() == known
+    for place, index in enumerate(known):
+        mine = [(k, d) for p, k, d in past if INDEX.get(p) == index]
+        assert got.bought[place] == sum(k == s.PURCHASE for k, _ in mine)
+        assert got.returned[place] == sum(k == s.RETURN for k, _ in mine)
+        assert got.viewed[place] == sum(k in (s.VIEW, s.CLICK, s.CART) for k, _ in mine)
+        assert got.days_since_seen[place] == pytest.approx(min(d for _, d in mine))
+        since = [d for k, d in mine if k == s.PURCHASE]
+        assert got.days_since_bought[place] == pytest.approx(min(since, default=NEVER_DAYS))
+
+
+def test_an_event_at_the_very_instant_does_not_count() -> None:
+    assert recent_features(history([("a", s.PURCHASE, 0.0)]), AT, INDEX).product_idx.tolist() == []
+
+
+def test_rows_round_trip_through_the_view_and_json() -> None:
+    told = history([("a", s.VIEW, 3.0), ("b", s.PURCHASE, 1.0)])
+    rows = told.to_rows()
+    assert History.of((p, k, at, x) for p, k, at, x in rows).to_rows() == rows
+    assert len(History.from_row({})) == 0
+    view = dict(zip(("recent_products", "recent_kinds", "recent_at", "recent_values"), map(list, zip(*rows, strict=True)), strict=True))
+    assert History.from_row(view).to_rows() == rows
+
+
+def test_context_is_appended_just_before_the_instant() -> None:
+    seen = history([("a", s.PURCHASE, 1.0)]).plus_views(["c", "b"], AT)
+    assert seen.products == ("a", "c", "b")
+    assert len(seen.before(AT)) == 3
+    assert len(seen.before(AT - timedelta(hours=1))) == 1
+
+
+def test_microseconds_are_exact() -> None:
+    assert to_micros(datetime(1970, 1, 1, tzinfo=UTC)) == 0
+    assert to_micros(datetime(2026, 3, 1, 0, 0, 0, 123457, tzinfo=UTC)) % 1_000_000 == 123457

@@ -1,0 +1,121 @@
+"""``nextbest demo``: the whole path on a simulated shop, from events to an answer over HTTP."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.request
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from eval.world import WorldConfig, simulate
+from feature_repo import schema as s
+from feature_repo.tables import Tables
+from feature_repo.validate import validate
+from serving.process import start_service
+from serving.settings import Settings
+from training.cli.features import sound
+from training.cli.progress import shown
+from training.cli.tables import answer, console
+from training.cli.train import show
+from training.recipe import TrainConfig
+from training.train import build_features, train
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("demo")(demo_command)
+
+
+def demo_command(
+    customers: Annotated[int, typer.Option(min=50, max=200_000, help="How many customers to simulate.")] = 5000,
+    products: Annotated[int, typer.Option(min=50, max=50_000, help="How many products.")] = 800,
+    seed: Annotated[int, typer.Option(help="Seed of the simulated shop.")] = 0,
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the service.")] = 3000,
+    once: Annotated[bool, typer.Option("--once", help="End after the answers instead of serving on.")] = False,
+) -> None:
+    """Simulate a shop, build features, train, gate, publish, serve, and ask for recommendations."""
+    settings = Settings.load()
+    tables = settings.home / "tables"
+    began = time.monotonic()
+    screen = console()
+
+    def step(number: int, text: str) -> None:
+        screen.print(f"\n{number}/6 {text} ({time.monotonic() - began:.0f} s)", style="bold", markup=False)
+
+    step(1, f"simulate {customers:,} customers × {products:,} products, 18 months")
+    world = simulate(WorldConfig(customers=customers, products=products, seed=seed))
+    world.write(tables, truth_dir=settings.home / "truth")
+    kinds = world.interactions[s.KIND].value_counts()
+    screen.print("    " + ", ".join(f"{count:,} {kind}s" for kind, count in kinds.items()))
+    known = _active_customer(world.interactions)
+    del world
+
+    step(2, "validate the tables")
+    findings = validate(tables, now=datetime.now(UTC)).findings
+    for finding in findings:
+        if finding.status != "PASS":
+            screen.print(f"    {finding.status} {finding.table}: {finding.check}, {finding.count:,} of {finding.total:,}")
+    screen.print(f"    {sum(finding.status == 'PASS' for finding in findings)} of {len(findings)} checks pass")
+    sound(tables)
+
+    step(3, "build features, register them with Feast, bring them online")
+    with shown() as progress, Tables.open(tables) as opened:
+        features, written = build_features(settings, opened, progress=progress)
+    rows = ", ".join(f"{count:,} {view}" for view, count in written.items())
+    screen.print(f"    {features.snapshots} weekly snapshots; online: {rows}")
+
+    step(4, "train, gate, refit, publish")
+    with shown() as progress:
+        report = train(settings, tables, TrainConfig.default(), now=datetime.now(UTC), progress=progress)
+    told = report.to_json()
+    show(told["backtest"])
+    screen.print(f"{told['reason']}\npublished {told['published']}", markup=False)
+
+    step(5, "serve and ask over HTTP")
+    with start_service(settings, port=port, workers=1) as url:
+        for customer, who in ((known, "a known customer"), ("somebody-new", "an unknown customer")):
+            body = {"customer_id": customer, "n": 5}
+            given = _post(f"{url}/v1/recommend", body)
+            screen.print(answer(f"POST /v1/recommend {json.dumps(body)}  ({who})", given["recommendations"]))
+        step(6, "where to look next")
+        curl = f"curl -s {url}/v1/recommend -H 'content-type: application/json' -d '{{\"customer_id\": \"{known}\"}}'"
+        screen.print(
+            f"    tables, features, bundles and reports: {settings.home}\n"
+            f"    in the terminal: nextbest recommend {known} · nextbest models · nextbest evaluate {tables}\n"
+            f"    over HTTP: {curl}\n"
+            f"    the API: {url}/v1/openapi.json\n"
+            "    your own shop: README, “Bring your own shop”",
+            markup=False,
+            soft_wrap=True,
+        )
+        if not once:
+            screen.print(f"\nserving on {url}; Ctrl-C ends it")
+            _wait()
+
+
+def _active_customer(interactions: Any) -> str:
+    """Return the customer with the most purchases among those active in the last month."""
+    last = interactions[s.AT].max()
+    lately = interactions[(last - interactions[s.AT]).dt.days < 30]
+    bought = lately.loc[lately[s.KIND] == s.PURCHASE, s.CUSTOMER_ID]
+    return str(bought.value_counts().sort_index().idxmax())
+
+
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(  # noqa: S310 - our own service on loopback
+        url, data=json.dumps(body).encode(), headers={"content-type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+        given: dict[str, Any] = json.loads(response.read())
+    return given
+
+
+def _wait() -> None:
+    try:
+        while True:
+            time.sleep(3600)
+    except KeyboardInterrupt:
+        return

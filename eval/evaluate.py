@@ -201,7 +201,9 @@ class Questions:
         products = pd.Index([*catalog.ids, *unknown])
         pairs = pd.DataFrame(
             {
-                s.CUSTOMER_IDX: pd.Index(customers).get_indexer(pd.Index(truth[s.CUSTOMER_ID])).astype(np.int32),
+                s.CUSTOMER_IDX: pd.Index(customers)
+                .get_indexer(pd.Index(truth[s.CUSTOMER_ID]))
+                .astype(np.int32),
                 s.PRODUCT_IDX: products.get_indexer(pd.Index(truth[s.PRODUCT_ID])).astype(np.int32),
             }
         )

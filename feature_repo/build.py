@@ -10,7 +10,6 @@ a table without it is known from the final ``as_of`` on, and so never reaches a 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -21,10 +20,18 @@ from typing import Any, Final
 import ibis
 import ibis.expr.datatypes as dt
 
-from feature_repo import schema as s
 from feature_repo import names as v
+from feature_repo import schema as s
 from feature_repo.errors import DataError
-from feature_repo.features import CUSTOMER, CUSTOMER_TASTE, PRODUCT, TOP_CATEGORIES, YEAR, Feature, schema_hash
+from feature_repo.features import (
+    CUSTOMER,
+    CUSTOMER_TASTE,
+    PRODUCT,
+    TOP_CATEGORIES,
+    YEAR,
+    Feature,
+    schema_hash,
+)
 from feature_repo.tables import Tables
 
 FEATURES_FILE: Final = "features.json"
@@ -37,12 +44,12 @@ Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) after each step of long work."""
 
 
-@ibis.udf.scalar.builtin(name="epoch_us", signature=((dt.timestamp,), dt.int64))
+@ibis.udf.scalar.builtin(name="epoch_us", signature=((dt.timestamp,), dt.int64))  # type: ignore[untyped-decorator]
 def _to_micros(at: Any) -> Any:
     """Turn a timestamp into microseconds since 1970, exactly."""
 
 
-@ibis.udf.scalar.builtin(name="make_timestamp", signature=((dt.int64,), dt.timestamp))
+@ibis.udf.scalar.builtin(name="make_timestamp", signature=((dt.int64,), dt.timestamp))  # type: ignore[untyped-decorator]
 def _from_micros(micros: Any) -> Any:
     """Turn microseconds since 1970 into a timestamp, exactly."""
 
@@ -70,7 +77,9 @@ class FeatureSet:
         """
         path = directory / FEATURES_FILE
         if not path.is_file():
-            raise DataError(f"expected built features in {directory}, found none; run `nextbest features TABLES`")
+            raise DataError(
+                f"expected built features in {directory}, found none; run `nextbest features TABLES`"
+            )
         told = json.loads(path.read_text())
         return cls(**{**told, "directory": directory, "as_of": datetime.fromisoformat(told["as_of"])})
 
@@ -197,7 +206,9 @@ def customer_recent(events: Any, as_of: datetime) -> Any:
     """
     rows = _aged(events.filter(events[s.CUSTOMER_ID].notnull()), as_of)
     order = [rows[s.AT], rows.order_key, rows[s.PRODUCT_ID], rows[s.KIND], rows[s.VALUE], rows[s.QUANTITY]]
-    window = ibis.window(group_by=rows[s.CUSTOMER_ID], order_by=order, preceding=v.HISTORY_LENGTH - 1, following=0)
+    window = ibis.window(
+        group_by=rows[s.CUSTOMER_ID], order_by=order, preceding=v.HISTORY_LENGTH - 1, following=0
+    )
     from_last = ibis.row_number().over(
         ibis.window(group_by=[rows[s.CUSTOMER_ID], rows[s.AT]], order_by=[column.desc() for column in order])
     )
@@ -258,7 +269,9 @@ def build(
     first, last = tables.span()
     as_of = as_of or last + timedelta(microseconds=1)
     if first >= as_of:
-        raise DataError(f"expected interactions before {as_of}, found the first at {first}; choose a later --as-of")
+        raise DataError(
+            f"expected interactions before {as_of}, found the first at {first}; choose a later --as-of"
+        )
     said = progress or (lambda what, done, total: None)
     staging = directory.with_name(directory.name + ".building")
     shutil.rmtree(staging, ignore_errors=True)
@@ -279,7 +292,7 @@ def build(
         rows = _attributes(tables, name, entity, as_of)
         if rows is not None:
             _write(tables, rows, staging / f"{view}.parquet")
-            attributes[view] = tables.attributes(name)
+            attributes[view] = dict(tables.attributes(name))
     feature_set = FeatureSet(
         directory=directory,
         as_of=as_of,
@@ -330,6 +343,6 @@ def _publish(feature_set: FeatureSet, staging: Path) -> None:
     (staging / FEATURES_FILE).write_text(json.dumps(told, indent=1, ensure_ascii=False))
     feature_set.directory.mkdir(parents=True, exist_ok=True)
     (feature_set.directory / FEATURES_FILE).unlink(missing_ok=True)
-    for path in sorted(staging.glob("*.parquet")) + [staging / FEATURES_FILE]:
-        os.replace(path, feature_set.directory / path.name)
+    for path in [*sorted(staging.glob("*.parquet")), staging / FEATURES_FILE]:
+        path.replace(feature_set.directory / path.name)
     staging.rmdir()

@@ -12,8 +12,8 @@ from typing import Any
 from feast import Entity, FeatureService, FeatureView, Field, FileSource, PushSource, ValueType
 from feast.types import Array, Bool, FeastType, Float64, Int64, String, UnixTimestamp
 
-from feature_repo import schema as s
 from feature_repo import names as v
+from feature_repo import schema as s
 from feature_repo.build import FeatureSet
 from feature_repo.features import VIEWS
 
@@ -57,5 +57,7 @@ def definitions(features: FeatureSet) -> list[Any]:
         FeatureService(name=name, features=[fv for fv in views if fv.name in members])
         for name, members in v.SERVICES.items()
     ]
-    views += [view(name, list(columns.items()), source(name)) for name, columns in features.attributes.items()]
+    views += [
+        view(name, list(columns.items()), source(name)) for name, columns in features.attributes.items()
+    ]
     return [customer, product, push, *views, *services]

@@ -31,5 +31,5 @@ class BundleError(NextbestError):
     """A bundle is missing, incomplete, altered, too new, or does not answer as it was made to."""
 
 
-class FeatureUnavailable(NextbestError):
+class FeatureUnavailable(NextbestError):  # noqa: N818 - the name is part of the contract
     """The online store did not answer in time; the caller serves without features."""

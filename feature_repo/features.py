@@ -68,13 +68,17 @@ def _ratio(numerator: Any, denominator: Any) -> Any:
     return ibis.ifelse(denominator > 0, numerator / denominator, 0.0)
 
 
+def _in_window(expression: Callable[[Any, Any], Any], days: int) -> Expression:
+    return lambda events: expression(events, _within(events, days))
+
+
 def _windowed(name: str, definition: str, expression: Callable[[Any, Any], Any]) -> tuple[Feature, ...]:
     """Make one feature a window from one expression of (events, events within the window)."""
     return tuple(
         Feature(
             f"{name}_{days}d",
             f"{definition} in the last {days} days",
-            lambda events, days=days: expression(events, _within(events, days)),
+            _in_window(expression, days),
             window_days=days,
         )
         for days in WINDOWS
@@ -92,9 +96,7 @@ CUSTOMER: Final[tuple[Feature, ...]] = (
         lambda e: _elapsed(e, e.is_purchase).fill_null(NEVER_DAYS),
         default=NEVER_DAYS,
     ),
-    Feature(
-        "activity_days", "days since any interaction", lambda e: e.age_days.min(), default=NEVER_DAYS
-    ),
+    Feature("activity_days", "days since any interaction", lambda e: e.age_days.min(), default=NEVER_DAYS),
     Feature("tenure_days", "days since the first interaction", lambda e: e.age_days.max()),
     *_windowed("orders", "orders", lambda e, w: _count(e, w & e.is_order)),
     *_windowed("spend", "money spent", lambda e, w: _sum(e.value, w & e.is_purchase)),
@@ -120,7 +122,8 @@ CUSTOMER: Final[tuple[Feature, ...]] = (
         "price_level",
         "money a unit bought over the last 365 days",
         lambda e: _ratio(
-            _sum(e.value, _within(e, YEAR) & e.is_purchase), _sum(e.quantity, _within(e, YEAR) & e.is_purchase)
+            _sum(e.value, _within(e, YEAR) & e.is_purchase),
+            _sum(e.quantity, _within(e, YEAR) & e.is_purchase),
         ),
         window_days=YEAR,
     ),
@@ -149,7 +152,8 @@ PRODUCT: Final[tuple[Feature, ...]] = (
         "price_paid",
         "money a unit over the last 365 days",
         lambda e: _ratio(
-            _sum(e.value, _within(e, YEAR) & e.is_purchase), _sum(e.quantity, _within(e, YEAR) & e.is_purchase)
+            _sum(e.value, _within(e, YEAR) & e.is_purchase),
+            _sum(e.quantity, _within(e, YEAR) & e.is_purchase),
         ),
         window_days=YEAR,
     ),
@@ -200,10 +204,14 @@ def _segment(customers: Any) -> Any:
     recency = ibis.cases(
         (customers.recency_days <= 60, "recent"), (customers.recency_days <= 180, "lapsing"), else_="lapsed"
     )
-    frequency = ibis.cases((customers.orders_365d <= 1, "once"), (customers.orders_365d <= 4, "few"), else_="many")
+    frequency = ibis.cases(
+        (customers.orders_365d <= 1, "once"), (customers.orders_365d <= 4, "few"), else_="many"
+    )
     by_value = ibis.literal("rfm:") + recency + "-" + frequency
     return ibis.ifelse(
-        customers[CATEGORY_NAMES].length() > 0, ibis.literal("category:") + customers[CATEGORY_NAMES][0], by_value
+        customers[CATEGORY_NAMES].length() > 0,
+        ibis.literal("category:") + customers[CATEGORY_NAMES][0],
+        by_value,
     )
 
 
@@ -251,7 +259,9 @@ def defaults(view: str) -> dict[str, Default]:
 
 def schema_hash() -> str:
     """Hash the services and the names, types and defaults of every view: builds that differ do not mix."""
-    described: dict[str, object] = {view: [(f.name, f.dtype, f.default) for f in features] for view, features in VIEWS.items()}
+    described: dict[str, object] = {
+        view: [(f.name, f.dtype, f.default) for f in features] for view, features in VIEWS.items()
+    }
     described[CUSTOMER_RECENT] = [(name, dtype, None) for name, dtype in RECENT]
     described["services"] = SERVICES
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:16]

@@ -16,8 +16,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo import schema as s
 from feature_repo import names as v
+from feature_repo import schema as s
 from feature_repo.names import NEVER_DAYS
 
 DAY_US: Final = 86_400_000_000
@@ -69,15 +69,14 @@ class History:
         products = row.get(v.RECENT_PRODUCTS)
         if products is None or len(products) == 0:
             return cls.empty()
-        return cls.of(
-            zip(products, row[v.RECENT_KINDS], row[v.RECENT_AT], row[v.RECENT_VALUES], strict=True)
-        )
+        return cls.of(zip(products, row[v.RECENT_KINDS], row[v.RECENT_AT], row[v.RECENT_VALUES], strict=True))
 
     def to_rows(self) -> list[list[Any]]:
         """Return [product_id, kind, microseconds, value] an event, for JSON."""
         kinds = [s.KINDS[code] for code in self.kinds]
         return [
-            list(row) for row in zip(self.products, kinds, self.at.tolist(), self.values.tolist(), strict=True)
+            list(row)
+            for row in zip(self.products, kinds, self.at.tolist(), self.values.tolist(), strict=True)
         ]
 
     def before(self, at: datetime) -> History:

@@ -21,8 +21,8 @@ import pyarrow.parquet as pq
 from feast import FeatureStore
 from feast.repo_config import RepoConfig
 
-from feature_repo import schema as s
 from feature_repo import names as v
+from feature_repo import schema as s
 from feature_repo.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -133,8 +133,10 @@ def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
 
 def latest_recent(features: FeatureSet) -> pd.DataFrame:
     """Return the newest ``customer_recent`` row of every customer, event_timestamp in UTC."""
-    stamps = pq.read_table(features.path(v.CUSTOMER_RECENT), columns=[s.CUSTOMER_ID, s.EVENT_TIMESTAMP]).to_pandas()
+    stamps = pq.read_table(
+        features.path(v.CUSTOMER_RECENT), columns=[s.CUSTOMER_ID, s.EVENT_TIMESTAMP]
+    ).to_pandas()
     newest = stamps.groupby(s.CUSTOMER_ID)[s.EVENT_TIMESTAMP].idxmax().to_numpy()
-    rows = pq.read_table(features.path(v.CUSTOMER_RECENT)).take(sorted(newest)).to_pandas()
+    rows: pd.DataFrame = pq.read_table(features.path(v.CUSTOMER_RECENT)).take(sorted(newest)).to_pandas()
     rows[s.EVENT_TIMESTAMP] = rows[s.EVENT_TIMESTAMP].dt.tz_localize(UTC)
     return rows

@@ -123,7 +123,7 @@ def save(bundle: Bundle, bundles: Path, *, texts: Mapping[str, str]) -> str:
             shutil.rmtree(staging)
         else:
             staging.chmod(0o755)
-            os.rename(staging, final)
+            staging.rename(final)
             _sync(bundles)
     except BaseException:
         shutil.rmtree(staging, ignore_errors=True)
@@ -183,7 +183,9 @@ def verify(root: Path, version: str) -> Manifest:
     except OSError as error:
         raise BundleError(f"expected a bundle at {inside}, found no {MANIFEST}; {again}") from error
     if not version.endswith("-" + hashlib.sha256(told).hexdigest()[:12]):
-        raise BundleError(f"expected the {MANIFEST} that {version} was published with, found it altered; {again}")
+        raise BundleError(
+            f"expected the {MANIFEST} that {version} was published with, found it altered; {again}"
+        )
     try:
         number = json.loads(told).get("schema_version")
     except (ValueError, AttributeError) as error:
@@ -196,7 +198,9 @@ def verify(root: Path, version: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(told)
     except ValidationError as error:
-        raise BundleError(f"expected a valid {MANIFEST}, found {error.errors()[0]['msg']}; {again}") from error
+        raise BundleError(
+            f"expected a valid {MANIFEST}, found {error.errors()[0]['msg']}; {again}"
+        ) from error
     found = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
     listed = {f"bundle/{name}" for name in (*manifest.files, MANIFEST)} | {MODEL_YAML}
     if found != listed:

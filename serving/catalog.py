@@ -52,9 +52,13 @@ class Catalog:
     def __init__(self, frame: pd.DataFrame) -> None:
         missing = [name for name in _CORE if name not in frame.columns]
         if missing:
-            raise DataError(f"expected a catalog with columns {', '.join(_CORE)}, found none called {missing[0]}")
+            raise DataError(
+                f"expected a catalog with columns {', '.join(_CORE)}, found none called {missing[0]}"
+            )
         if not frame[s.PRODUCT_ID].is_unique:
-            raise DataError("expected each product once in the catalog, found duplicates; give one row a product_id")
+            raise DataError(
+                "expected each product once in the catalog, found duplicates; give one row a product_id"
+            )
         self.frame = frame.reset_index(drop=True)
         self.ids: list[str] = self.frame[s.PRODUCT_ID].astype(str).tolist()
         self.index: dict[str, int] = {product: row for row, product in enumerate(self.ids)}
@@ -109,7 +113,9 @@ class Catalog:
         for name, values in filters.attributes:
             if name not in self.attributes:
                 known = ", ".join(self.attributes) or "none"
-                raise DataError(f"expected a product attribute in filters (there are: {known}), found {name!r}")
+                raise DataError(
+                    f"expected a product attribute in filters (there are: {known}), found {name!r}"
+                )
             mask &= self._having(name, values)
         return mask
 
@@ -118,7 +124,9 @@ class Catalog:
         if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
             wanted = [value for value in values if not isinstance(value, str)]
             return np.asarray(column.isin(wanted).to_numpy(dtype=np.bool_))
-        return np.asarray(column.astype("string").isin([str(value) for value in values]).to_numpy(dtype=np.bool_))
+        return np.asarray(
+            column.astype("string").isin([str(value) for value in values]).to_numpy(dtype=np.bool_)
+        )
 
     @property
     def attributes(self) -> list[str]:

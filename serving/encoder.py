@@ -94,7 +94,7 @@ class FoldIn:
         self._as_of = to_micros(as_of)
         wide = np.asarray(vectors, dtype=np.float64)
         gram = wide.T @ wide + regularization * np.eye(wide.shape[1])
-        self._inverse: Float64 = np.linalg.inv(gram)
+        self._inverse = np.asarray(np.linalg.inv(gram), dtype=np.float64)
 
     def encode(self, history: History, at: datetime) -> Float32 | None:
         """Return the (d,) vector of the history; None when it says nothing about known products."""
@@ -119,7 +119,7 @@ class FoldIn:
         scaled = self._confidence.alpha * weights * self._scale[products]
         if self._confidence.degree_exponent > 0 and len(weights):
             scaled = scaled * weights.sum() ** -self._confidence.degree_exponent
-        return products.astype(np.int32), scaled
+        return products.astype(np.int32), np.asarray(scaled, dtype=np.float64)
 
     def solve(self, products: NDArray[np.int32], extra: Float64) -> Float64:
         """Solve (YᵀY + λI + Σ (c−1) y yᵀ) x = Σ c y for the rows ``products`` with c − 1 = ``extra``."""

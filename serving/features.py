@@ -150,7 +150,9 @@ class OnlineReader:
             raise FeatureUnavailable(
                 f"expected an answer of the online store, found {type(error).__name__}: {error}; check it"
             ) from error
-        return [CustomerState(MappingProxyType(row), History.from_row(recent).before(at)) for row, recent in rows]
+        return [
+            CustomerState(MappingProxyType(row), History.from_row(recent).before(at)) for row, recent in rows
+        ]
 
     def _read(self, customer_ids: list[str]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
         keys = [

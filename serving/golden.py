@@ -71,7 +71,7 @@ def same(answer: Recommendations, expected: list[list[Any]]) -> bool:
     """Whether an answer equals the recorded one but for ties within ``TOLERANCE``."""
     if len(answer.items) != len(expected):
         return False
-    recorded = {product: score for product, score in expected}
+    recorded = {row[0]: row[1] for row in expected}
     for item, (product, score) in zip(answer.items, expected, strict=True):
         near = TOLERANCE * max(1.0, abs(score))
         if abs(item.score - score) > near:

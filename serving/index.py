@@ -44,7 +44,9 @@ class ProductIndex:
         try:
             index = faiss.read_index(str(path))
         except RuntimeError as error:
-            raise BundleError(f"expected a FAISS index in {path.name}, found {error}; publish the bundle anew") from error
+            raise BundleError(
+                f"expected a FAISS index in {path.name}, found {error}; publish the bundle anew"
+            ) from error
         if (index.ntotal, index.d) != shape:
             raise BundleError(
                 f"expected {shape[0]} vectors of {shape[1]} dimensions in {path.name}, "
@@ -96,6 +98,8 @@ class ProductIndex:
                 np.take_along_axis(found, kept, axis=1).astype(np.int32),
                 np.take_along_axis(scores, kept, axis=1),
             )
-        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
-        scores, found = self._index.search(queries, n, params=faiss.SearchParameters(sel=selector))
+        # the stubs know the C++ signatures, not the NumPy ones
+        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))  # type: ignore[call-arg, arg-type]
+        chosen = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
+        scores, found = self._index.search(queries, n, params=chosen)
         return found.astype(np.int32), scores

@@ -56,7 +56,9 @@ class Live(BaseModel):
         except FileNotFoundError:
             return cls()
         except (ValidationError, ValueError, OSError) as error:
-            raise BundleError(f"expected slots in {path}, found it unreadable ({error}); publish again") from error
+            raise BundleError(
+                f"expected slots in {path}, found it unreadable ({error}); publish again"
+            ) from error
 
     def version(self, slot: str) -> str | None:
         """Return the version live in ``slot``, None when it is empty."""
@@ -88,7 +90,9 @@ def rollback(path: Path, slot: str) -> tuple[str, str]:
         now = Live.read(path)
         held = now.slots.get(slot)
         if held is None or not held.history:
-            raise ConfigError(f"expected an earlier bundle in slot {slot!r} to roll back to, found none; publish one")
+            raise ConfigError(
+                f"expected an earlier bundle in slot {slot!r} to roll back to, found none; publish one"
+            )
         to = held.history[-1]
         _replace(path, Live(slots={**now.slots, slot: Slot(live=to, history=held.history[:-1])}))
         return held.live, to
@@ -108,7 +112,7 @@ def _replace(path: Path, live: Live) -> None:
         file.write(json.dumps(live.model_dump(), indent=1))
         file.flush()
         os.fsync(file.fileno())
-    os.replace(name, path)
+    Path(name).replace(path)
 
 
 class Follower:

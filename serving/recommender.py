@@ -206,7 +206,9 @@ class Recommender:
             case "allow":
                 return own.products[:0]
 
-    def _fill(self, subject: Subject, allowed: Mask, context: NDArray[np.int32], n: int) -> list[Recommendation]:
+    def _fill(
+        self, subject: Subject, allowed: Mask, context: NDArray[np.int32], n: int
+    ) -> list[Recommendation]:
         first = allowed.copy()
         first[context] = False
         drawn = self._drawn(self._chain, subject, first, n)
@@ -252,12 +254,18 @@ class Recommender:
         product_id = self.bundle.catalog.ids[nearest]
         if nearest != product:
             return Reason("similar_to", product_id=product_id)
-        kinds = {kind for seen_id, kind in zip(history.products, history.kinds, strict=True) if seen_id == product_id}
+        kinds = {
+            kind
+            for seen_id, kind in zip(history.products, history.kinds, strict=True)
+            if seen_id == product_id
+        }
         return Reason("bought_before" if _BOUGHT in kinds else "viewed_before", product_id=product_id)
 
     def _item(self, product: int, rank: int, score: float, source: str, reason: Reason) -> Recommendation:
         catalog = self.bundle.catalog
-        return Recommendation(catalog.ids[product], catalog.names[product], rank, float(score), source, reason)
+        return Recommendation(
+            catalog.ids[product], catalog.names[product], rank, float(score), source, reason
+        )
 
 
 _BOUGHT: Final = KIND_CODES[s.PURCHASE]

@@ -45,7 +45,7 @@ class Settings(BaseSettings):
             A variable has a value that does not fit.
         """
         keys = os.environ.get("NEXTBEST_API_KEYS", "")
-        if keys and "api_keys" not in given:
+        if "api_keys" not in given:
             given["api_keys"] = tuple(key.strip() for key in keys.split(",") if key.strip())
         try:
             return cls(**given)

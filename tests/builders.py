@@ -26,21 +26,29 @@ AT = AS_OF + timedelta(hours=3)
 
 def make_catalog(products: int, generator: np.random.Generator) -> Catalog:
     """Products p000…: some launched later, withdrawn, unavailable, without price or category."""
-    launched = pd.Series(pd.Timestamp(AS_OF) + pd.to_timedelta(generator.integers(-300, 30, products), unit="D"))
-    withdrawn = pd.Series(pd.Timestamp(AS_OF) + pd.to_timedelta(generator.integers(-30, 300, products), unit="D"))
+    launched = pd.Series(
+        pd.Timestamp(AS_OF) + pd.to_timedelta(generator.integers(-300, 30, products), unit="D")
+    )
+    withdrawn = pd.Series(
+        pd.Timestamp(AS_OF) + pd.to_timedelta(generator.integers(-30, 300, products), unit="D")
+    )
     frame = pd.DataFrame(
         {
             s.PRODUCT_ID: [f"p{row:03d}" for row in range(products)],
             s.NAME: [f"Thing {row}" for row in range(products)],
             s.CATEGORY: generator.choice(np.array(["tea", "mugs", "garden", None], dtype=object), products),
-            s.PRICE: np.where(generator.random(products) < 0.1, np.nan, generator.uniform(1, 50, products).round(2)),
+            s.PRICE: np.where(
+                generator.random(products) < 0.1, np.nan, generator.uniform(1, 50, products).round(2)
+            ),
             s.AVAILABLE: pd.array(generator.random(products) > 0.1, dtype="boolean"),
             s.LAUNCHED_AT: launched.where(generator.random(products) > 0.3),
             s.WITHDRAWN_AT: withdrawn.where(generator.random(products) < 0.3),
             "brand": generator.choice(["Alto", "Bora"], products),
             "eco": generator.random(products) < 0.5,
             "stars": generator.integers(1, 6, products).astype(float),
-            REPURCHASE_DAYS: np.where(generator.random(products) < 0.5, np.nan, generator.uniform(5, 60, products)),
+            REPURCHASE_DAYS: np.where(
+                generator.random(products) < 0.5, np.nan, generator.uniform(5, 60, products)
+            ),
         }
     )
     return Catalog(frame)
@@ -60,7 +68,9 @@ def make_bundle(
     generator = np.random.default_rng(seed)
     catalog = make_catalog(products, generator)
     vectors = generator.normal(size=(products, factors)).astype(np.float32) if encoder == "fold_in" else None
-    owned = [np.sort(generator.choice(products, generator.integers(0, 6), replace=False)) for _ in range(customers)]
+    owned = [
+        np.sort(generator.choice(products, generator.integers(0, 6), replace=False)) for _ in range(customers)
+    ]
     indptr = np.concatenate([[0], np.cumsum([len(own) for own in owned])]).astype(np.int64)
     size = int(indptr[-1])
     ago = generator.integers(1, 120, size)
@@ -69,7 +79,11 @@ def make_bundle(
             created_at=AS_OF,
             code_version="0",
             packages={},
-            data=DataInfo(as_of=AS_OF, rows={"interactions": 1, "customers": customers, "products": products}, tables_hash=""),
+            data=DataInfo(
+                as_of=AS_OF,
+                rows={"interactions": 1, "customers": customers, "products": products},
+                tables_hash="",
+            ),
             feature_service=v.SERVICE,
             feature_schema_hash=schema_hash(),
             feature_defaults=dict(defaults(v.CUSTOMER_FEATURES)),
@@ -103,7 +117,9 @@ def make_bundle(
         popular_scores=np.sort(generator.random(products).astype(np.float32))[::-1].copy(),
         segments={"category:tea": generator.permutation(products)[:10].astype(np.int32)},
         vectors=vectors,
-        customer_vectors=generator.normal(size=(customers, factors)).astype(np.float32) if vectors is not None else None,
+        customer_vectors=generator.normal(size=(customers, factors)).astype(np.float32)
+        if vectors is not None
+        else None,
         product_scale=np.ones(products, dtype=np.float32) if vectors is not None else None,
         index=ProductIndex.build(vectors) if vectors is not None else None,
         version="202603010000-000000000000",

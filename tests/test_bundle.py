@@ -30,7 +30,9 @@ from tests.conftest import Published
 def stored(directory: Path, seed: int = 0) -> tuple[Path, str]:
     bundle = make_bundle(seed)
     cases = [(Query(at=AT, n=5), state([("p001", "view", 1.0)])), (Query(at=AT, n=5), state([]))]
-    bundle = Bundle(**{**bundle.__dict__, "golden": golden.record(Recommender(bundle, FrameReader({})), cases)})
+    bundle = Bundle(
+        **{**bundle.__dict__, "golden": golden.record(Recommender(bundle, FrameReader({})), cases)}
+    )
     return directory, save(bundle, directory, texts={"MODEL_CARD.md": "# toy\n", "metrics.json": "{}"})
 
 
@@ -65,7 +67,13 @@ def test_every_file_is_covered_at_several_places(copied: tuple[Path, str]) -> No
     """Flip one byte at the beginning, in the middle and at the end of every single file."""
     bundles, version = copied
     paths = files_of(bundles, version)
-    assert {path.name for path in paths} >= {MANIFEST, GOLDEN, "catalog.parquet", "products.faiss", "model.yaml"}
+    assert {path.name for path in paths} >= {
+        MANIFEST,
+        GOLDEN,
+        "catalog.parquet",
+        "products.faiss",
+        "model.yaml",
+    }
     for path in paths:
         whole = path.read_bytes()
         for place in {0, len(whole) // 2, len(whole) - 1}:
@@ -122,7 +130,9 @@ def test_a_newer_schema_is_refused_though_whole(copied: tuple[Path, str]) -> Non
     path.write_text(json.dumps(told))
     renamed = version_of(datetime(2026, 3, 1, tzinfo=UTC), path.read_bytes())
     (bundles / version).rename(bundles / renamed)
-    with pytest.raises(BundleError, match=f"expected bundle schema {SCHEMA_VERSION}, found {SCHEMA_VERSION + 1}"):
+    with pytest.raises(
+        BundleError, match=f"expected bundle schema {SCHEMA_VERSION}, found {SCHEMA_VERSION + 1}"
+    ):
         load(bundles, renamed)
 
 
@@ -154,7 +164,9 @@ def test_golden_ties_may_change_places() -> None:
     rows = [[item.product_id, item.score] for item in answer.items]
     assert golden.same(answer, rows)
     tied = [[rows[1][0], rows[0][1]], [rows[0][0], rows[0][1]], rows[2]]
-    assert golden.same(answer, tied) == (abs(rows[0][1] - rows[1][1]) <= golden.TOLERANCE * max(1, abs(rows[0][1])))
+    assert golden.same(answer, tied) == (
+        abs(rows[0][1] - rows[1][1]) <= golden.TOLERANCE * max(1, abs(rows[0][1]))
+    )
     assert not golden.same(answer, rows[:2])
 
 
@@ -170,7 +182,11 @@ def test_no_pickle_in_a_published_bundle(published: Published) -> None:
 def test_bentoml_lists_it(published: Published) -> None:
     told = subprocess.run(
         [sys.executable, "-m", "bentoml", "models", "list", "-o", "json"],
-        env={**os.environ, "BENTOML_HOME": str(published.settings.bentoml_home), "BENTOML_DO_NOT_TRACK": "true"},
+        env={
+            **os.environ,
+            "BENTOML_HOME": str(published.settings.bentoml_home),
+            "BENTOML_DO_NOT_TRACK": "true",
+        },
         capture_output=True,
         text=True,
         check=True,

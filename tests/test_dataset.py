@@ -57,11 +57,28 @@ def test_guard_restores_order_and_index() -> None:
         (lambda k: honest(k).drop(columns=s.CUSTOMER_ID), s.CUSTOMER_ID),
         (lambda k: honest(k).assign(**{s.CUSTOMER_ID: k[s.CUSTOMER_ID].to_numpy()[::-1]}), s.CUSTOMER_ID),
         (lambda k: honest(k).assign(**{s.CUSTOMER_ID: range(len(k))}), s.CUSTOMER_ID),
-        (lambda k: honest(k).assign(**{s.EVENT_TIMESTAMP: k[s.EVENT_TIMESTAMP].astype(str)}), s.EVENT_TIMESTAMP),
-        (lambda k: honest(k).assign(**{s.EVENT_TIMESTAMP: k[s.EVENT_TIMESTAMP] + pd.Timedelta("1us")}), s.EVENT_TIMESTAMP),
+        (
+            lambda k: honest(k).assign(**{s.EVENT_TIMESTAMP: k[s.EVENT_TIMESTAMP].astype(str)}),
+            s.EVENT_TIMESTAMP,
+        ),
+        (
+            lambda k: honest(k).assign(**{s.EVENT_TIMESTAMP: k[s.EVENT_TIMESTAMP] + pd.Timedelta("1us")}),
+            s.EVENT_TIMESTAMP,
+        ),
     ],
-    ids=["drops", "repeats", "swaps one for another", "no row id", "empty row id", "no key", "reverses keys", "retypes keys", "retypes time", "moves time"],
-)  # fmt: skip
+    ids=[
+        "drops",
+        "repeats",
+        "swaps one for another",
+        "no row id",
+        "empty row id",
+        "no key",
+        "reverses keys",
+        "retypes keys",
+        "retypes time",
+        "moves time",
+    ],
+)
 def test_guard_catches_a_join_that(spoil: object, told: str) -> None:
     with pytest.raises(DataError, match=told):
         point_in_time(KEYS, spoil)  # type: ignore[arg-type]
@@ -87,7 +104,9 @@ def test_feast_join_equals_brute_force(features: tuple[Settings, FeatureSet], wo
     generator = np.random.default_rng(0)
     bought = world.interactions.sample(150, random_state=1)
     keys = pd.DataFrame({s.CUSTOMER_ID: bought[s.CUSTOMER_ID].to_numpy()})
-    keys[s.EVENT_TIMESTAMP] = bought[s.AT].to_numpy() + pd.to_timedelta(generator.integers(0, 20, 150), unit="D")
+    keys[s.EVENT_TIMESTAMP] = bought[s.AT].to_numpy() + pd.to_timedelta(
+        generator.integers(0, 20, 150), unit="D"
+    )
     keys[s.EVENT_TIMESTAMP] = pd.to_datetime(keys[s.EVENT_TIMESTAMP], utc=True).astype("datetime64[us, UTC]")
     got = customer_states_at(open_store(settings.store), keys)
     snapshots = pd.read_parquet(feature_set.path(v.CUSTOMER_FEATURES))
@@ -109,7 +128,9 @@ def customer_states_at(store: object, keys: pd.DataFrame) -> pd.DataFrame:
     return point_in_time(keys, feast_join(store, v.SERVICE))  # type: ignore[arg-type]
 
 
-def test_history_joined_offline_holds_only_earlier_events(features: tuple[Settings, FeatureSet], world: World) -> None:
+def test_history_joined_offline_holds_only_earlier_events(
+    features: tuple[Settings, FeatureSet], world: World
+) -> None:
     """Asked at the very instant of an event, the joined history ends before that event."""
     events = world.interactions.sample(60, random_state=2)
     keys = events[[s.CUSTOMER_ID, s.AT]].rename(columns={s.AT: s.EVENT_TIMESTAMP})
@@ -144,7 +165,10 @@ def test_shuffled_keys_carry_no_label(features: tuple[Settings, FeatureSet], wor
     keys[s.EVENT_TIMESTAMP] = pd.Timestamp(cut)
     joined = point_in_time(keys, feast_join(open_store(settings.store), v.RANKING_SERVICE))
     numeric = [
-        f"{view}__{feature.name}" for view, listed in VIEWS.items() for feature in listed if feature.dtype == "float"
+        f"{view}__{feature.name}"
+        for view, listed in VIEWS.items()
+        for feature in listed
+        if feature.dtype == "float"
     ]
     matrix = np.log1p(np.abs(joined[numeric].astype(float).fillna(0.0).to_numpy()))
     matrix = (matrix - matrix.mean(axis=0)) / (matrix.std(axis=0) + 1e-9)

@@ -26,11 +26,15 @@ PRODUCTS, CUSTOMERS, K = 60, 400, 6
 
 def everything_on_sale(bundle: Bundle) -> Bundle:
     frame = bundle.catalog.frame.assign(**{s.LAUNCHED_AT: pd.NaT, s.WITHDRAWN_AT: pd.NaT, s.AVAILABLE: True})
-    return replace(bundle, catalog=Catalog(frame.assign(**{s.AVAILABLE: frame[s.AVAILABLE].astype("boolean")})))
+    return replace(
+        bundle, catalog=Catalog(frame.assign(**{s.AVAILABLE: frame[s.AVAILABLE].astype("boolean")}))
+    )
 
 
 def popularity_bundle(order: np.ndarray | None = None) -> Bundle:
-    bundle = everything_on_sale(make_bundle(products=PRODUCTS, customers=1, encoder="none", chain=("popular",)))
+    bundle = everything_on_sale(
+        make_bundle(products=PRODUCTS, customers=1, encoder="none", chain=("popular",))
+    )
     return bundle if order is None else replace(bundle, popular=order.astype(np.int32))
 
 
@@ -86,7 +90,12 @@ def test_popularity_by_hand() -> None:
 
 def test_products_unknown_at_the_cut_are_misses() -> None:
     held = window({"a": [0], "b": [0]})
-    held = replace(held, purchases=pd.concat([held.purchases, pd.DataFrame({s.CUSTOMER_ID: ["a"], s.PRODUCT_ID: ["unheard-of"]})]))  # fmt: skip
+    held = replace(
+        held,
+        purchases=pd.concat(
+            [held.purchases, pd.DataFrame({s.CUSTOMER_ID: ["a"], s.PRODUCT_ID: ["unheard-of"]})]
+        ),
+    )
     result = judged(popularity_bundle(np.arange(PRODUCTS)), held)
     assert result.unseen == pytest.approx(1 / 3)
     assert result.rows()[RECALL].to_dict() == {"a": 0.5, "b": 1.0}
@@ -98,7 +107,9 @@ def test_without_bought_only_discoveries_count() -> None:
     assert len(held.truth("allow")) == 3
     only_repeats = window({"b": [3]}, {"b": [3]})
     with pytest.raises(DataError, match="found only repeats"):
-        evaluate(Recommender(popularity_bundle(), FrameReader({})), only_repeats, name="x", k=K, policy="exclude")
+        evaluate(
+            Recommender(popularity_bundle(), FrameReader({})), only_repeats, name="x", k=K, policy="exclude"
+        )
 
 
 def test_window_cut_is_half_open_and_knows_what_was_before() -> None:
@@ -125,10 +136,15 @@ def test_comparison_takes_the_stronger_baseline() -> None:
     held = window(random_pairs(np.random.default_rng(2)))
     common = held.purchases[s.PRODUCT_ID].value_counts().index.str[1:].astype(int).to_numpy()
     best = np.concatenate([common, np.setdiff1d(order, common)])
-    runs = [replace(judged(popularity_bundle(o), held), name=name) for name, o in (("weak", best[::-1]), ("strong", best), ("mine", order))]  # fmt: skip
+    runs = [
+        replace(judged(popularity_bundle(o), held), name=name)
+        for name, o in (("weak", best[::-1]), ("strong", best), ("mine", order))
+    ]
     told = comparison(runs, "mine", ["weak", "strong"])
     assert told[RECALL]["stronger_baseline"] == told[NDCG]["stronger_baseline"] == "strong"
-    assert told[RECALL]["mean"] == pytest.approx(runs[2].rows()[RECALL].mean() - runs[1].rows()[RECALL].mean(), abs=1e-5)
+    assert told[RECALL]["mean"] == pytest.approx(
+        runs[2].rows()[RECALL].mean() - runs[1].rows()[RECALL].mean(), abs=1e-5
+    )
     assert told[RECALL]["high"] < 0
 
 
@@ -139,7 +155,7 @@ def gated(scores: dict[str, float], champion: str | None, at: datetime = AS_OF) 
     evaluations = []
     for name, mean in scores.items():
         values = mean + noise + own.normal(scale=0.02, size=500)
-        frame = pd.DataFrame({metric: values for metric in METRICS}).assign(slice=ALL)
+        frame = pd.DataFrame(dict.fromkeys(METRICS, values)).assign(slice=ALL)
         evaluations.append(Evaluation(name, "exclude", K, frame, np.empty((0, K), dtype=np.int32), {}, 0.0))
     recipes = tuple(Recipe(name=name, model="popularity") for name in scores)
     by_name = {recipe.name: recipe for recipe in recipes}

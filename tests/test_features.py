@@ -41,7 +41,9 @@ def shop(events: list[tuple[str | None, str, float, str, float, float, str]]) ->
     return {s.INTERACTIONS: pd.DataFrame(rows), s.PRODUCTS: products}
 
 
-def built(tables: dict[str, pd.DataFrame], directory: Path, as_of: datetime | None = AS_OF) -> dict[str, pd.DataFrame]:
+def built(
+    tables: dict[str, pd.DataFrame], directory: Path, as_of: datetime | None = AS_OF
+) -> dict[str, pd.DataFrame]:
     write_tables(tables, directory / "tables")
     with Tables.open(directory / "tables") as opened:
         features = build(opened, directory / "features", as_of=as_of)
@@ -121,7 +123,9 @@ def test_segment_without_categories_is_recency_and_frequency(tmp_path: Path) -> 
 
 
 def test_recent_history_is_the_last_events_before_the_row(tmp_path: Path) -> None:
-    events = [("c1", f"p{1 + i % 3}", 60.0 - i / 2, s.VIEW, 1.0, 0.0, "") for i in range(v.HISTORY_LENGTH + 5)]
+    events = [
+        ("c1", f"p{1 + i % 3}", 60.0 - i / 2, s.VIEW, 1.0, 0.0, "") for i in range(v.HISTORY_LENGTH + 5)
+    ]
     recent = built(shop(events), tmp_path)[v.CUSTOMER_RECENT].sort_values(s.EVENT_TIMESTAMP)
     assert len(recent) == len(events)
     third, last = recent.iloc[2], recent.iloc[-1]
@@ -197,7 +201,7 @@ def test_the_list_is_complete_and_each_feature_has_a_default_of_its_type() -> No
             assert isinstance(feature.default, kinds[feature.dtype]), feature.name
             assert feature.definition
     assert {f.name for f in (*CUSTOMER, *CUSTOMER_TASTE)} == {f.name for f in VIEWS[v.CUSTOMER_FEATURES]}
-    assert PRODUCT == VIEWS[v.PRODUCT_FEATURES]
+    assert VIEWS[v.PRODUCT_FEATURES] == PRODUCT
 
 
 def test_columns_match_the_list(features: tuple[object, object]) -> None:
@@ -233,7 +237,9 @@ def test_undated_attributes_are_known_from_the_cut_only(tmp_path: Path) -> None:
         max_size=25,
     )
 )
-def test_counts_and_sums_against_pandas(events: list[tuple[str | None, str, int, str, int, int]], tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_counts_and_sums_against_pandas(
+    events: list[tuple[str | None, str, int, str, int, int]], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     rows = [(c, p, float(d), k, float(q), float(x), f"o{d}") for c, p, d, k, q, x in events]
     past = [row for row in rows if row[2] > 0]
     if not past:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -42,7 +43,9 @@ def checkerboard(*, drop: int = 2, seed: int = 0) -> TrainingSet:
         rows += [(customer, group * PER_GROUP + product, int(generator.integers(1, 60))) for product in kept]
     table = np.array(sorted(rows, key=lambda row: -row[2]))
     products = [f"p{number:02d}" for number in range(GROUPS * PER_GROUP)]
-    frame = pd.DataFrame({s.PRODUCT_ID: products, s.AVAILABLE: pd.array([True] * len(products), dtype="boolean")})
+    frame = pd.DataFrame(
+        {s.PRODUCT_ID: products, s.AVAILABLE: pd.array([True] * len(products), dtype="boolean")}
+    )
     for name in (s.NAME, s.CATEGORY, s.PRICE, s.LAUNCHED_AT, s.WITHDRAWN_AT, REPURCHASE_DAYS):
         frame[name] = np.nan if name in (s.PRICE, REPURCHASE_DAYS) else None
     customers = IdMap(tuple(f"c{number:02d}" for number in range(CUSTOMERS)))
@@ -51,7 +54,9 @@ def checkerboard(*, drop: int = 2, seed: int = 0) -> TrainingSet:
     for number, name in enumerate(customers.ids):
         mine = table[:, 0] == number
         events = zip(table[mine, 1], at[mine], strict=True)
-        states[name] = CustomerState({}, History.of((products[p], s.PURCHASE, int(t), 1.0) for p, t in events))
+        states[name] = CustomerState(
+            {}, History.of((products[p], s.PURCHASE, int(t), 1.0) for p, t in events)
+        )
     return TrainingSet(
         as_of=AS_OF,
         customers=customers,
@@ -66,13 +71,21 @@ def checkerboard(*, drop: int = 2, seed: int = 0) -> TrainingSet:
 
 RECIPES = {
     "als": Recipe.model_validate(
-        {"name": "als", "model": "als", "als": {"factors": 4, "regularization": 2.0, "confidence": {"alpha": 10.0}}}
+        {
+            "name": "als",
+            "model": "als",
+            "als": {"factors": 4, "regularization": 2.0, "confidence": {"alpha": 10.0}},
+        }
     ),
     "als-degree": Recipe.model_validate(
         {
             "name": "als-degree",
             "model": "als",
-            "als": {"factors": 4, "regularization": 2.0, "confidence": {"alpha": 10.0, "degree_exponent": 0.5}},
+            "als": {
+                "factors": 4,
+                "regularization": 2.0,
+                "confidence": {"alpha": 10.0, "degree_exponent": 0.5},
+            },
         }
     ),
     "repeats": Recipe(name="repeats", model="repeats"),
@@ -131,12 +144,22 @@ def test_planted_answer_is_recovered(name: str) -> None:
 @pytest.mark.parametrize("name", PERSONAL)
 def test_beats_popularity_on_the_planted_world(name: str) -> None:
     data = checkerboard()
-    own = {c: set(checkerboard(drop=0).catalog.ids[(i % GROUPS) * PER_GROUP :][:PER_GROUP]) for i, c in enumerate(data.customers.ids)}
+    own = {
+        c: set(checkerboard(drop=0).catalog.ids[(i % GROUPS) * PER_GROUP :][:PER_GROUP])
+        for i, c in enumerate(data.customers.ids)
+    }
 
     def hits(recommender: Recommender) -> float:
         asked = [Query(at=AS_OF, customer_id=customer, n=2) for customer in data.customers.ids]
         found = recommender.recommend(asked)
-        return float(np.mean([len(own[q.customer_id or ""] & set(a.product_ids)) / 2 for q, a in zip(asked, found, strict=True)]))
+        return float(
+            np.mean(
+                [
+                    len(own[q.customer_id or ""] & set(a.product_ids)) / 2
+                    for q, a in zip(asked, found, strict=True)
+                ]
+            )
+        )
 
     assert hits(fitted(RECIPES[name], data)) == 1.0
     assert hits(fitted(RECIPES["popularity"], data)) < 0.6
@@ -173,9 +196,15 @@ def test_unseen_products_have_no_direction() -> None:
 @given(
     seed=st.integers(min_value=0, max_value=10_000),
     regularization=st.floats(min_value=0.01, max_value=100),
-    events=st.lists(st.tuples(st.integers(0, 29), st.floats(0.01, 200), st.sampled_from([s.VIEW, s.CART, s.PURCHASE])), min_size=1, max_size=40),
+    events=st.lists(
+        st.tuples(st.integers(0, 29), st.floats(0.01, 200), st.sampled_from([s.VIEW, s.CART, s.PURCHASE])),
+        min_size=1,
+        max_size=40,
+    ),
 )
-def test_fold_in_is_the_optimum(seed: int, regularization: float, events: list[tuple[int, float, str]]) -> None:
+def test_fold_in_is_the_optimum(
+    seed: int, regularization: float, events: list[tuple[int, float, str]]
+) -> None:
     """The gradient of the customer's weighted least squares is zero, and a direct solve agrees."""
     generator = np.random.default_rng(seed)
     vectors = generator.normal(size=(30, 7)).astype(np.float32)
@@ -189,7 +218,9 @@ def test_fold_in_is_the_optimum(seed: int, regularization: float, events: list[t
         as_of=AS_OF,
     )
     rows = sorted(events, key=lambda event: -event[1])
-    history = History.of((f"p{p}", kind, to_micros(AS_OF) - int(days * DAY_US), 1.0) for p, days, kind in rows)
+    history = History.of(
+        (f"p{p}", kind, to_micros(AS_OF) - int(days * DAY_US), 1.0) for p, days, kind in rows
+    )
     products, extra = fold.confidences(history, AS_OF)
     x = fold.solve(products, extra)
     wide = vectors.astype(np.float64)
@@ -236,7 +267,7 @@ def test_popularity_is_exact() -> None:
     assert counts[order].tolist() == sorted(counts.tolist(), reverse=True)
     assert share.tolist() == pytest.approx((counts[order] / len(recent)).tolist())
     ever = np.bincount(data.product_idx, minlength=24)
-    tied = [(counts[a], ever[a], -a) >= (counts[b], ever[b], -b) for a, b in zip(order[:-1], order[1:], strict=True)]
+    tied = [(counts[a], ever[a], -a) >= (counts[b], ever[b], -b) for a, b in itertools.pairwise(order)]
     assert all(tied)
 
 
@@ -267,7 +298,10 @@ def test_segments_need_enough_purchases() -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactor=3", r"recipes\.0\.als\.factor.*'factors'"),
+        (
+            "[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactor=3",
+            r"recipes\.0\.als\.factor.*'factors'",
+        ),
         ("horizon=3\n[[recipes]]\nname='a'\nmodel='als'", "horizon.*'horizon_days'"),
         ("[[recipes]]\nname='a'\nmodel='magic'", "model.*'magic'"),
         ("[[recipes]]\nname='a'\nmodel='als'\n[[recipes]]\nname='a'\nmodel='repeats'", "distinct"),
@@ -285,5 +319,3 @@ def test_shipped_configuration_equals_the_documented_defaults() -> None:
     shipped = {recipe.name: recipe for recipe in TrainConfig.default().recipes}
     assert shipped["als"] == Recipe(name="als", model="als")
     assert shipped["popularity"].popularity_days is None
-
-

@@ -57,7 +57,13 @@ def test_rows_round_trip_through_the_view_and_json() -> None:
     rows = told.to_rows()
     assert History.of((p, k, at, x) for p, k, at, x in rows).to_rows() == rows
     assert len(History.from_row({})) == 0
-    view = dict(zip(("recent_products", "recent_kinds", "recent_at", "recent_values"), map(list, zip(*rows, strict=True)), strict=True))
+    view = dict(
+        zip(
+            ("recent_products", "recent_kinds", "recent_at", "recent_values"),
+            map(list, zip(*rows, strict=True)),
+            strict=True,
+        )
+    )
     assert History.from_row(view).to_rows() == rows
 
 

@@ -76,7 +76,9 @@ queries = st.builds(
         category=st.lists(st.sampled_from(["tea", "mugs", "garden", "none such"]), max_size=2).map(tuple),
         price_min=st.one_of(st.none(), st.floats(min_value=0, max_value=60)),
         price_max=st.one_of(st.none(), st.floats(min_value=0, max_value=60)),
-        attributes=st.sampled_from([(), (("brand", ("Alto",)),), (("eco", (True,)), ("stars", (1.0, 2.0, 5.0)))]),
+        attributes=st.sampled_from(
+            [(), (("brand", ("Alto",)),), (("eco", (True,)), ("stars", (1.0, 2.0, 5.0)))]
+        ),
     ),
     purchased=st.sampled_from(["exclude", "allow", "due"]),
 )
@@ -116,7 +118,9 @@ def test_personal_order_is_the_order_of_scores(query: Query, seen: list[tuple[st
         source = RECOMMENDER._personal
         vector = source.vector(RECOMMENDER._subject(query, customer))  # type: ignore[union-attr]
         allowed = sorted(passing(BUNDLE, query, customer))
-        inner = sorted((float(BUNDLE.vectors[BUNDLE.catalog.index[p]] @ vector) for p in allowed), reverse=True)  # type: ignore[index]
+        inner = sorted(
+            (float(BUNDLE.vectors[BUNDLE.catalog.index[p]] @ vector) for p in allowed), reverse=True
+        )  # type: ignore[index]
         assert scores == pytest.approx(inner[: query.n], rel=1e-4, abs=1e-5)
 
 
@@ -145,7 +149,9 @@ def test_segment_comes_before_popular() -> None:
 
 
 def test_known_customer_without_history_is_looked_up() -> None:
-    items = RECOMMENDER.answer(Query(at=AT, customer_id="c03", n=3, purchased="exclude"), CustomerState()).items
+    items = RECOMMENDER.answer(
+        Query(at=AT, customer_id="c03", n=3, purchased="exclude"), CustomerState()
+    ).items
     assert BUNDLE.vectors is not None and BUNDLE.customer_vectors is not None
     inner = BUNDLE.vectors @ BUNDLE.customer_vectors[3]
     allowed = passing(BUNDLE, Query(at=AT, customer_id="c03"), CustomerState())
@@ -253,7 +259,10 @@ def test_similar_is_the_nearest_by_cosine() -> None:
 def test_model_clock_keeps_recency_alive_long_after_the_data_ended() -> None:
     """Served years later, a recent view still weighs more than an old one."""
     years_later = AS_OF + timedelta(days=4000)
-    events = [(IDS[0], s.PURCHASE, to_micros(AS_OF - timedelta(days=300)), 1.0), (IDS[1], s.PURCHASE, to_micros(AS_OF - timedelta(days=1)), 1.0)]
+    events = [
+        (IDS[0], s.PURCHASE, to_micros(AS_OF - timedelta(days=300)), 1.0),
+        (IDS[1], s.PURCHASE, to_micros(AS_OF - timedelta(days=1)), 1.0),
+    ]
     source = RECOMMENDER._personal
     _, weights = source._fold_in.confidences(History.of(events), years_later)  # type: ignore[union-attr]
     assert weights[1] > 5 * weights[0] > 0

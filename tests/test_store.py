@@ -27,7 +27,9 @@ Built = tuple[Settings, FeatureSet]
 
 
 @pytest.fixture(params=["sqlite", "redis"])
-def online(request: pytest.FixtureRequest, features: Built, tmp_path_factory: pytest.TempPathFactory) -> StoreConfig:
+def online(
+    request: pytest.FixtureRequest, features: Built, tmp_path_factory: pytest.TempPathFactory
+) -> StoreConfig:
     """The features of the world, materialised on the store under test."""
     settings, feature_set = features
     if request.param == "sqlite":
@@ -91,7 +93,7 @@ def test_attributes_reach_the_online_store(online: StoreConfig, features: Built)
 
 
 def test_online_read_equals_get_online_features(online: StoreConfig, features: Built) -> None:
-    customers = sorted(latest_recent(features[1])[s.CUSTOMER_ID])[:25] + ["nobody"]
+    customers = [*sorted(latest_recent(features[1])[s.CUSTOMER_ID])[:25], "nobody"]
     store = open_store(online, offline=False)
     told = store.get_online_features(
         features=store.get_feature_service(v.SERVICE),
@@ -130,7 +132,9 @@ def test_a_push_is_taken_whole_and_read_back(online: StoreConfig, features: Buil
     assert list(state.history.products) == list(row[v.RECENT_PRODUCTS].iloc[0])
 
 
-def test_a_dead_redis_is_unavailable_not_a_crash(features: Built, tmp_path_factory: pytest.TempPathFactory, redis_url: str) -> None:
+def test_a_dead_redis_is_unavailable_not_a_crash(
+    features: Built, tmp_path_factory: pytest.TempPathFactory, redis_url: str
+) -> None:
     config = StoreConfig(tmp_path_factory.mktemp("gone"), redis_url)
     apply(config, features[1])
     gone = dataclasses.replace(config, redis_url="redis://127.0.0.1:1/0")

@@ -92,7 +92,7 @@ def test_ids_are_text_whatever_the_file_made_of_them(tmp_path: Path) -> None:
 
 
 def test_chinese_names_bom_crlf_quotes_and_blanks_survive(tmp_path: Path) -> None:
-    log = ' Customer_ID ,product_id,at\r\n 王芳\u3000,"pen, ""big""\r\n red",2024-01-01\r\n  ,pen,2024-01-02\r\n'  # noqa: E501
+    log = ' Customer_ID ,product_id,at\r\n 王芳\u3000,"pen, ""big""\r\n red",2024-01-01\r\n  ,pen,2024-01-02\r\n'
     folder = write(tmp_path / "it's [a] d?r*", products="product_id;name\npen;钢笔\n")
     (folder / "interactions.csv").write_bytes(log.encode("utf-8-sig"))
     with Tables.open(folder) as tables:

@@ -106,13 +106,18 @@ def gate(result: Backtest, champion: Recipe | None) -> Verdict:
     score = float(best.rows()[NDCG].mean())
     label = f"NDCG@{best.k} with purchased={policy!r}"
     if champion is None or champion.name not in judged:
-        return Verdict(recipes[best.name], f"{best.name} has the best {label}: {score:.4f}; nothing was live before")
+        return Verdict(
+            recipes[best.name], f"{best.name} has the best {label}: {score:.4f}; nothing was live before"
+        )
     held = judged[champion.name]
     if best.name == champion.name:
         return Verdict(champion, f"{champion.name} stays: it has the best {label}: {score:.4f}")
     difference = best.versus(held, NDCG)
     if difference is not None and difference.low > 0:
-        return Verdict(recipes[best.name], f"{best.name} replaces {champion.name}: {label} differs by {difference:.4f}")
+        return Verdict(
+            recipes[best.name], f"{best.name} replaces {champion.name}: {label} differs by {difference:.4f}"
+        )
     return Verdict(
-        champion, f"{champion.name} stays: {best.name} is not surely better, {label} differs by {difference:.4f}"
+        champion,
+        f"{champion.name} stays: {best.name} is not surely better, {label} differs by {difference:.4f}",
     )

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -103,7 +104,9 @@ class TrainingSet:
         columns = [s.CUSTOMER_ID, s.PRODUCT_ID, s.AT, s.KIND]
         rows = tables.frame(s.INTERACTIONS, columns)
         last = rows[s.AT].max()
-        rows = rows[rows[s.AT] < as_of].sort_values([s.AT, s.CUSTOMER_ID, s.PRODUCT_ID, s.KIND], kind="stable")
+        rows = rows[rows[s.AT] < as_of].sort_values(
+            [s.AT, s.CUSTOMER_ID, s.PRODUCT_ID, s.KIND], kind="stable"
+        )
         if rows.empty:
             raise DataError(f"expected interactions before {as_of}, found none; choose a later instant")
         catalog = catalog_as_of(tables, rows, as_of, final=bool(last < as_of))
@@ -114,7 +117,7 @@ class TrainingSet:
             catalog=catalog,
             customer_idx=customers.encode(rows[s.CUSTOMER_ID]),
             product_idx=IdMap(tuple(catalog.ids)).encode(rows[s.PRODUCT_ID]),
-            kinds=rows[s.KIND].map(KIND_CODES).to_numpy(dtype=np.int8),
+            kinds=rows[s.KIND].map(KIND_CODES).to_numpy().astype(np.int8),
             at=rows[s.AT].dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64),
             reader=FrameReader.from_frame(customer_states(store, customers.ids, as_of)),
         )
@@ -156,7 +159,9 @@ def repurchase_days(rows: pd.DataFrame) -> pd.Series[float]:
     Products with fewer than five such gaps are left out: too few to speak of a rhythm.
     """
     bought = rows[(rows[s.KIND] == s.PURCHASE) & rows[s.CUSTOMER_ID].notna()]
-    days = bought.assign(day=bought[s.AT].dt.floor("D"))[[s.CUSTOMER_ID, s.PRODUCT_ID, "day"]].drop_duplicates()
+    days = bought.assign(day=bought[s.AT].dt.floor("D"))[
+        [s.CUSTOMER_ID, s.PRODUCT_ID, "day"]
+    ].drop_duplicates()
     days = days.sort_values([s.CUSTOMER_ID, s.PRODUCT_ID, "day"])
     gaps = days.groupby([s.CUSTOMER_ID, s.PRODUCT_ID])["day"].diff().dt.days
     by_product = gaps.groupby(days[s.PRODUCT_ID]).agg(["median", "count"])
@@ -235,7 +240,7 @@ def point_in_time(keys: pd.DataFrame, join: Join) -> pd.DataFrame:
     return result.set_index(keys.index)
 
 
-def _equal(asked: pd.Series[object], joined: pd.Series[object]) -> bool:
+def _equal(asked: pd.Series[Any], joined: pd.Series[Any]) -> bool:
     """Whether a key came back with its values and, numbers and times apart, its type."""
     if isinstance(asked.dtype, pd.DatetimeTZDtype):
         if not isinstance(joined.dtype, pd.DatetimeTZDtype):

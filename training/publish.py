@@ -53,8 +53,16 @@ def check(bundle: Bundle) -> None:
     size = len(bundle.catalog)
     problems = [
         (size == 0, "at least one product", "none"),
-        (sorted(bundle.popular.tolist()) != list(range(size)), "every product once in the popular order", "others"),
-        (len(bundle.purchased.indptr) != len(bundle.customers) + 1, "a purchase row for each customer", "others"),
+        (
+            sorted(bundle.popular.tolist()) != list(range(size)),
+            "every product once in the popular order",
+            "others",
+        ),
+        (
+            len(bundle.purchased.indptr) != len(bundle.customers) + 1,
+            "a purchase row for each customer",
+            "others",
+        ),
     ]
     for name, vectors, rows in (
         ("product", bundle.vectors, size),
@@ -70,7 +78,9 @@ def check(bundle: Bundle) -> None:
 
 def golden_cases(data: TrainingSet) -> Sequence[tuple[Query, CustomerState]]:
     """Choose inputs to replay: customers spread over the id order, a stranger, and a stranger with context."""
-    places = np.linspace(0, len(data.customers) - 1, num=min(_GOLDEN_CUSTOMERS, len(data.customers)), dtype=int)
+    places = np.linspace(
+        0, len(data.customers) - 1, num=min(_GOLDEN_CUSTOMERS, len(data.customers)), dtype=int
+    )
     ids = [data.customers.ids[place] for place in sorted(set(places.tolist()))]
     states = data.reader.read(ids, data.as_of)
     cases: list[tuple[Query, CustomerState]] = []

@@ -79,7 +79,9 @@ class TrainConfig(Config):
     @classmethod
     def default(cls) -> TrainConfig:
         """Return the configuration that ships with the project."""
-        return cls.parse(resources.files("training").joinpath("configs/default.toml").read_text(), "default.toml")
+        return cls.parse(
+            resources.files("training").joinpath("configs/default.toml").read_text(), "default.toml"
+        )
 
     @classmethod
     def read(cls, path: Path) -> TrainConfig:

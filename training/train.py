@@ -106,7 +106,9 @@ def train(
             now=now,
             progress=progress,
         )
-        held = next((recipe for recipe in recipes if champion is not None and recipe.name == champion.name), None)
+        held = next(
+            (recipe for recipe in recipes if champion is not None and recipe.name == champion.name), None
+        )
         verdict = gate(result, held)
         data = TrainingSet.load(tables, store, features.as_of)
         metrics = {"fitted_before": split.validation_end.isoformat(), **result.to_json()}

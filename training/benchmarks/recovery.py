@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eval.evaluate import ALL, EXISTING, Evaluation, Questions, Window, judge, told
+from eval.evaluate import ALL, EXISTING, SLICE, Evaluation, Questions, Window, judge, told
 from eval.metrics import NDCG, RECALL
 from eval.significance import bootstrap_mean
 from eval.world import Truth, WorldConfig, simulate
@@ -106,8 +106,9 @@ def _index(catalog: Catalog, ids: NDArray[np.object_]) -> NDArray[np.int32]:
 
 
 def _told(evaluation: Evaluation, true_top: NDArray[np.int32]) -> dict[str, Any]:
-    existing = (evaluation.per_customer["slice"] == EXISTING).to_numpy()
-    found = np.array([len(np.intersect1d(mine[mine >= 0], best[best >= 0])) for mine, best in zip(evaluation.ranked, true_top, strict=True)])  # fmt: skip
+    existing = (evaluation.per_customer[SLICE] == EXISTING).to_numpy()
+    pairs = zip(evaluation.ranked, true_top, strict=True)
+    found = np.array([len(np.intersect1d(mine[mine >= 0], best[best >= 0])) for mine, best in pairs])
     share = found / np.maximum((true_top >= 0).sum(axis=1), 1)
     row: dict[str, Any] = {"model": evaluation.name}
     for name, mask in ((ALL, np.ones(len(share), dtype=np.bool_)), (EXISTING, existing)):

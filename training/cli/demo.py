@@ -30,11 +30,15 @@ def register(app: typer.Typer) -> None:
 
 
 def demo_command(
-    customers: Annotated[int, typer.Option(min=50, max=200_000, help="How many customers to simulate.")] = 5000,
+    customers: Annotated[
+        int, typer.Option(min=50, max=200_000, help="How many customers to simulate.")
+    ] = 5000,
     products: Annotated[int, typer.Option(min=50, max=50_000, help="How many products.")] = 800,
     seed: Annotated[int, typer.Option(help="Seed of the simulated shop.")] = 0,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the service.")] = 3000,
-    once: Annotated[bool, typer.Option("--once", help="End after the answers instead of serving on.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="End after the answers instead of serving on.")
+    ] = False,
 ) -> None:
     """Simulate a shop, build features, train, gate, publish, serve, and ask for recommendations."""
     settings = Settings.load()
@@ -57,8 +61,12 @@ def demo_command(
     findings = validate(tables, now=datetime.now(UTC)).findings
     for finding in findings:
         if finding.status != "PASS":
-            screen.print(f"    {finding.status} {finding.table}: {finding.check}, {finding.count:,} of {finding.total:,}")
-    screen.print(f"    {sum(finding.status == 'PASS' for finding in findings)} of {len(findings)} checks pass")
+            screen.print(
+                f"    {finding.status} {finding.table}: {finding.check}, {finding.count:,} of {finding.total:,}"
+            )
+    screen.print(
+        f"    {sum(finding.status == 'PASS' for finding in findings)} of {len(findings)} checks pass"
+    )
     sound(tables)
 
     step(3, "build features, register them with Feast, bring them online")
@@ -105,10 +113,10 @@ def _active_customer(interactions: Any) -> str:
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(  # noqa: S310 - our own service on loopback
+    request = urllib.request.Request(
         url, data=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=30) as response:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=30) as response:
         given: dict[str, Any] = json.loads(response.read())
     return given
 

@@ -40,7 +40,9 @@ def features_command(
     if as_json:
         typer.echo(json.dumps(result))
     else:
-        typer.echo(f"{features.snapshots} weekly snapshots up to {features.as_of:%Y-%m-%d %H:%M} in {features.directory}")
+        typer.echo(
+            f"{features.snapshots} weekly snapshots up to {features.as_of:%Y-%m-%d %H:%M} in {features.directory}"
+        )
         for view, rows in features.rows.items():
             typer.echo(f"  {view}: {rows:,} rows offline, {written.get(view, 0):,} online")
 
@@ -56,7 +58,9 @@ def instant(text: str) -> datetime:
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ConfigError(f"expected an instant such as 2026-01-31T00:00, found {text!r}; correct --as-of") from error
+        raise ConfigError(
+            f"expected an instant such as 2026-01-31T00:00, found {text!r}; correct --as-of"
+        ) from error
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 
 

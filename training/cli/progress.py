@@ -21,7 +21,12 @@ def shown(*, quiet: bool = False) -> Iterator[Progress]:
     if quiet:
         yield lambda what, done, total: None
     elif console.is_terminal:
-        columns = (TextColumn("{task.description:<24}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        columns = (
+            TextColumn("{task.description:<24}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
         with Bar(*columns, console=console) as bar:
             tasks: dict[str, TaskID] = {}
 

@@ -27,7 +27,9 @@ def register(app: typer.Typer) -> None:
 def recommend_command(
     customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER_ID")],
     n: Annotated[int, typer.Option("-n", min=1, max=MAX_N, help="How many products.")] = 10,
-    purchased: Annotated[str, typer.Option(help="exclude, allow or due: products bought before.")] = "exclude",
+    purchased: Annotated[
+        str, typer.Option(help="exclude, allow or due: products bought before.")
+    ] = "exclude",
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what the live bundle recommends to one customer."""
@@ -57,7 +59,9 @@ def open_live(settings: Settings) -> Recommender:
     """
     version = Live.read(settings.live).version(settings.slot)
     if version is None:
-        raise ConfigError(f"expected a live bundle in {settings.live}, found none; run `nextbest train TABLES`")
+        raise ConfigError(
+            f"expected a live bundle in {settings.live}, found none; run `nextbest train TABLES`"
+        )
     bundle = load(settings.bundles, version)
     reader = OnlineReader(
         open_store(settings.store, offline=False),

@@ -42,7 +42,9 @@ def confidence_matrix(
     known = data.customer_idx >= 0
     weights = confidence.weights(data.kinds[known], data.age_days[known])
     shape = (len(data.customers), len(data.catalog))
-    counts = sp.coo_matrix((weights, (data.customer_idx[known], data.product_idx[known])), shape=shape).tocsr()
+    counts = sp.coo_matrix(
+        (weights, (data.customer_idx[known], data.product_idx[known])), shape=shape
+    ).tocsr()
     counts.data[counts.data < 0] = 0.0
     counts.eliminate_zeros()
     if counts.nnz == 0:

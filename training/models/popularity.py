@@ -39,7 +39,9 @@ def fit_segments(data: TrainingSet, segments: Mapping[str, str], *, days: int | 
     """
     names = sorted({segment for segment in segments.values() if segment})
     code = {name: number for number, name in enumerate(names)}
-    of_customer = np.array([code.get(segments.get(c, ""), -1) for c in data.customers.ids] + [-1], dtype=np.int64)
+    of_customer = np.array(
+        [code.get(segments.get(c, ""), -1) for c in data.customers.ids] + [-1], dtype=np.int64
+    )
     of_row = of_customer[data.customer_idx]
     bought = data.is_purchase & _lately(data, days) & (of_row >= 0)
     favourites: dict[str, Int32] = {}

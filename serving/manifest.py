@@ -41,7 +41,8 @@ class Policy(_Strict):
 
     ``encoder`` is ``fold_in`` (vectors and recent history), ``repeats`` (the customer's own purchases) or
     ``none``. Where products bought before may be shown, each is lifted by ``repeat_weight`` for every day
-    on which the customer bought it. The chain is tried in order until n products are found; each answer names its source.
+    on which the customer bought it. The chain is tried in order until n products are
+    found; each answer names its source.
     """
 
     model: str

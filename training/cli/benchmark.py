@@ -17,9 +17,7 @@ from training.cli.progress import shown
 
 def register(app: typer.Typer) -> None:
     """Add the group of commands to the application."""
-    group = typer.Typer(
-        help="Measure this installation; results are JSON on standard output.", no_args_is_help=True
-    )
+    group = typer.Typer(help="Measure this installation; JSON on standard output.", no_args_is_help=True)
     group.command("serving")(serving_command)
     app.add_typer(group, name="benchmark")
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 import urllib.request
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -87,20 +89,23 @@ def demo_command(
         for customer, who in ((known, "a known customer"), ("somebody-new", "an unknown customer")):
             body = {"customer_id": customer, "n": 5}
             given = _post(f"{url}/v1/recommend", body)
-            screen.print(answer(f"POST /v1/recommend {json.dumps(body)}  ({who})", given["recommendations"]))
+            screen.print(f"POST /v1/recommend {json.dumps(body)}  ({who})", markup=False)
+            screen.print(answer(given["recommendations"]))
         step(6, "where to look next")
-        curl = f"curl -s {url}/v1/recommend -H 'content-type: application/json' -d '{{\"customer_id\": \"{known}\"}}'"
-        screen.print(
-            f"    tables, features, bundles and reports: {settings.home}\n"
-            f"    in the terminal: nextbest recommend {known} · nextbest models · nextbest evaluate {tables}\n"
-            f"    over HTTP: {curl}\n"
-            f"    the API: {url}/v1/openapi.json\n"
-            "    your own shop: README, “Bring your own shop”",
-            markup=False,
-            soft_wrap=True,
-        )
+        command = Path(sys.argv[0])
+        command = command.relative_to(Path.cwd()) if command.is_relative_to(Path.cwd()) else command
+        body_text = json.dumps({"customer_id": known})
+        for line in (
+            f"tables, features, bundles and reports: {settings.home}",
+            f"in the terminal: {command} recommend {known} · {command} models · {command} evaluate {tables}",
+            f"over HTTP, while `{command} serve --port {port}` runs:",
+            f"  curl -s {url}/v1/recommend -H 'content-type: application/json' -d '{body_text}'",
+            f"the API: {url}/v1/openapi.json",
+            "your own shop: README, “Bring your own shop”",
+        ):
+            screen.print(f"    {line}", markup=False, soft_wrap=True)
         if not once:
-            screen.print(f"\nserving on {url}; Ctrl-C ends it")
+            screen.print(f"\nserving on {url}; Ctrl-C ends it", markup=False)
             _wait()
 
 

@@ -46,7 +46,9 @@ def recommend_command(
         told = {"customer_id": customer_id, "bundle": recommender.bundle.tag, "recommendations": items}
         typer.echo(json.dumps(told, ensure_ascii=False))
         return
-    console().print(answer(f"{customer_id}, by {recommender.bundle.tag}", items))
+    screen = console()
+    screen.print(f"{customer_id}, by {recommender.bundle.tag}", markup=False)
+    screen.print(answer(items))
 
 
 def open_live(settings: Settings) -> Recommender:

@@ -59,9 +59,9 @@ def differences(backtest: dict[str, Any]) -> list[str]:
     return sentences
 
 
-def answer(title: str, items: Sequence[dict[str, Any]]) -> Table:
+def answer(items: Sequence[dict[str, Any]]) -> Table:
     """Return an answer of the service as a table."""
-    table = Table(title=title, title_justify="left")
+    table = Table()
     for column in ("rank", "product", "name", "score", "source", "reason"):
         table.add_column(column, justify="right" if column in ("rank", "score") else "left")
     for item in items:
@@ -79,8 +79,16 @@ def answer(title: str, items: Sequence[dict[str, Any]]) -> Table:
 
 
 def _interval(told: dict[str, float] | None) -> str:
-    return "–" if told is None else f"{told['mean']:.4f} [{told['low']:.4f}, {told['high']:.4f}]"
+    if told is None:
+        return "–"
+    mean, low, high = (_plain(told[end], digits) for end, digits in (("mean", 4), ("low", 3), ("high", 3)))
+    return f"{mean} [{low}, {high}]"
 
 
 def _mean(told: dict[str, float] | None) -> str:
-    return "–" if told is None else f"{told['mean']:.4f}"
+    return "–" if told is None else _plain(told["mean"], 4)
+
+
+def _plain(value: float, digits: int) -> str:
+    """Write a number below one without its leading zero, as tables of rankings do."""
+    return f"{value:.{digits}f}".removeprefix("0")

@@ -1,0 +1,168 @@
+"""The command as a user meets it: what it prints, where it refuses, and that no traceback ever shows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from serving.live import Live
+from tests.conftest import SMALL, Published
+from training.cli import main
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run ``nextbest`` in this process with the given words."""
+
+    def call(*words: object, home: Path | None = None) -> Result:
+        if home is not None:
+            monkeypatch.setenv("NEXTBEST_HOME", str(home))
+        monkeypatch.setattr(sys, "argv", ["nextbest", *map(str, words)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stopped:
+            main()
+            raise SystemExit(0)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.out + captured.err
+        return Result(int(stopped.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+def test_help_names_every_command(run: Run) -> None:
+    told = run("--help").out
+    for command in (
+        "demo import validate features train evaluate models publish rollback serve recommend benchmark".split()
+    ):
+        assert command in told
+
+
+def test_path_from_tables_to_an_answer(run: Run, world_tables: Path, tmp_path: Path) -> None:
+    """validate → features → train → models → recommend → train again → rollback, in one home."""
+    home = tmp_path / "home"
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL)
+    assert run("validate", world_tables, home=home).code == 0
+    built = run("features", world_tables, "--json")
+    assert built.code == 0
+    told = json.loads(built.out)
+    assert told["online_rows"]["customer_features"] == told["online_rows"]["customer_recent"] > 100
+    trained = run("train", world_tables, "--config", config)
+    assert trained.code == 0
+    assert "published nextbest:" in trained.out
+    first = Live.read(home / "live.json").version("default")
+    listed = json.loads(run("models", "--json").out)
+    assert [(row["live"], row["tag"], row["state"]) for row in listed] == [(True, f"nextbest:{first}", "whole")]
+    shown = json.loads(run("recommend", "c000001", "-n", "4", "--json").out)
+    assert len(shown["recommendations"]) == 4
+    assert all(item["name"] for item in shown["recommendations"])
+    assert shown["bundle"] == f"nextbest:{first}"
+    assert "c000001, by nextbest:" in run("recommend", "c000001").out
+    again = json.loads(run("train", world_tables, "--config", config, "--json").out)
+    assert again["published"] != f"nextbest:{first}"
+    assert run("rollback").out.startswith(f"live: nextbest:{first} (was")
+    assert run("publish", again["published"]).code == 0
+    assert f"nextbest:{Live.read(home / 'live.json').version('default')}" == again["published"]
+
+
+def test_evaluate_writes_results_and_publishes_nothing(run: Run, own_copy: Published, tmp_path: Path) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL)
+    live = (own_copy.settings.home / "live.json").read_bytes()
+    tag = f"nextbest:{own_copy.report.version}"
+    told = run("evaluate", own_copy.tables, "--config", config, "--bundle", tag, home=own_copy.settings.home)
+    assert told.code == 0
+    assert (own_copy.settings.home / "live.json").read_bytes() == live
+    results = list(own_copy.settings.reports.glob("evaluate-*/results.json"))
+    assert len(results) == 1
+    models = {row["model"] for row in json.loads(results[0].read_text())["results"]}
+    winner = own_copy.report.verdict.winner.name
+    assert models == {"als", "popularity-28d", "repeats", f"{winner}@{own_copy.report.version}"}
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["validate", "nowhere"], "nowhere"),
+        (["features", "nowhere"], "nowhere"),
+        (["train", "nowhere"], "nowhere"),
+        (["recommend", "c1"], "nextbest train"),
+        (["rollback"], "expected an earlier bundle"),
+        (["publish", "nextbest:202601010000-aaaaaaaaaaaa"], "nextbest models"),
+        (["publish", "../../etc"], "nextbest models"),
+        (["import", "online-retal", "x.csv", "--to", "t"], "online-retail"),
+        (["import", "online-retail", "no-such.csv", "--to", "t"], "no-such.csv"),
+        (["recommend", "c1", "--purchased", "maybe"], "exclude, allow or due"),
+        (["serve", "--port", "99999"], "65535"),
+        (["recommend", "c1", "-n", "0"], "greater than or equal to 1"),
+        (["no-such-command"], "No such command"),
+    ],
+)
+def test_wrong_words_get_one_sentence_and_exit_2(run: Run, words: list[str], told: str) -> None:
+    result = run(*words)
+    assert result.code == 2
+    assert told in result.out + result.err
+    if result.err.startswith("error:"):
+        assert result.err.count("\n") == 1
+
+
+def test_wrong_configuration_key_names_the_nearest(run: Run, world_tables: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text(SMALL.replace("horizon_days", "horizon_day"))
+    result = run("train", world_tables, "--config", wrong)
+    assert result.code == 2
+    assert "'horizon_days'" in result.err
+    missing = run("train", world_tables, "--config", tmp_path / "missing.toml")
+    assert missing.code == 2
+
+
+def test_failing_tables_are_refused_before_anything_is_built(run: Run, world_tables: Path, tmp_path: Path) -> None:
+    shutil.copytree(world_tables, tmp_path / "tables")
+    (tmp_path / "tables" / "products.parquet").unlink()
+    assert run("validate", tmp_path / "tables").code == 2
+    result = run("train", tmp_path / "tables")
+    assert result.code == 2
+    assert "products" in result.err
+    assert not (tmp_path / "home" / "features").exists()
+
+
+def test_models_tell_of_a_corrupt_bundle(run: Run, own_copy: Published) -> None:
+    version = own_copy.report.version
+    path = own_copy.settings.bundles / version / "bundle" / "popular.npy"
+    path.write_bytes(path.read_bytes()[:-1])
+    listed = json.loads(run("models", "--json", home=own_copy.settings.home).out)
+    assert "popular.npy" in listed[0]["state"]
+    assert run("publish", f"nextbest:{version}").code == 2
+    refused = run("recommend", "c000001")
+    assert refused.code == 2
+    assert "popular.npy" in refused.err
+
+
+def test_bad_settings_are_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTBEST_LIVE_POLL_SECONDS", "soon")
+    result = run("models")
+    assert result.code == 2
+    assert "NEXTBEST_LIVE_POLL_SECONDS" in result.err
+    assert "'soon'" in result.err
+
+
+def test_as_of_must_be_an_instant(run: Run, world_tables: Path) -> None:
+    result = run("features", world_tables, "--as-of", "yesterday")
+    assert result.code == 2
+    assert "'yesterday'" in result.err

@@ -191,8 +191,9 @@ PRODUCT: Final[tuple[Feature, ...]] = (
     Feature(
         "price_rank",
         "rank of price_paid within the category, 0 cheapest to 1 dearest",
-        lambda p: p.price_paid.percent_rank().over(
-            ibis.window(group_by=p[s.CATEGORY], order_by=p.price_paid)
+        # rounded, because sums of floats differ in their last digits from run to run and ties must stay ties
+        lambda p: ibis.percent_rank().over(
+            ibis.window(group_by=p[s.CATEGORY], order_by=p.price_paid.round(6))
         ),
         default=0.5,
         stage="derive",

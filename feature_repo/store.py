@@ -24,7 +24,7 @@ from feast.repo_config import RepoConfig
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.errors import ConfigError
+from feature_repo.errors import ConfigError, FeatureUnavailable
 
 if TYPE_CHECKING:
     from feature_repo.build import FeatureSet
@@ -113,7 +113,22 @@ def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
 
     Slow views go through Feast's own materialisation of the last snapshot. ``customer_recent`` is pushed
     as whole rows, since at serving time it belongs to the event consumer and not to materialisation.
+
+    Raises
+    ------
+    FeatureUnavailable
+        The online store did not take them.
     """
+    try:
+        return _materialised(store, features)
+    except Exception as error:
+        raise FeatureUnavailable(
+            f"expected the online store to take the features, found {type(error).__name__}: {error}; "
+            "see that it runs (NEXTBEST_REDIS_URL) and has room, and try again"
+        ) from error
+
+
+def _materialised(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
     written: dict[str, int] = {}
     start = features.as_of - timedelta(seconds=1)
     slow = [v.CUSTOMER_FEATURES, v.PRODUCT_FEATURES]

@@ -20,6 +20,7 @@ from serving.recommender import Recommender
 from tests.builders import AS_OF, make_bundle
 from training.backtest import Backtest, gate
 from training.recipe import Recipe
+from training.train import entrants
 
 PRODUCTS, CUSTOMERS, K = 60, 400, 6
 
@@ -176,3 +177,17 @@ def test_hit_rate_and_json_are_consistent() -> None:
     assert told["slices"][ALL]["customers"] == CUSTOMERS
     assert told["slices"][ALL][HR]["mean"] == pytest.approx(result.rows()[HR].mean(), abs=1e-5)
     assert EXISTING in told["slices"] and told["slices"][EXISTING]["customers"] == 0
+
+
+def test_the_live_recipe_competes_as_it_is() -> None:
+    """Also when the configuration uses its name for other settings."""
+    als = Recipe(name="als", model="als")
+    tuned = Recipe.model_validate({"name": "als", "model": "als", "als": {"factors": 16}})
+    other = Recipe(name="popularity", model="popularity")
+    assert entrants([als, other], None) == ([als, other], None)
+    assert entrants([als, other], als) == ([als, other], als)
+    assert entrants([other], als) == ([other, als], als)
+    everybody, held = entrants([tuned, other], als)
+    assert held is not None
+    assert (held.name, held.als) == ("als@live", als.als)
+    assert everybody == [tuned, other, held]

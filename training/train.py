@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +18,7 @@ from feature_repo.build import FeatureSet, build
 from feature_repo.features import schema_hash
 from feature_repo.tables import Tables
 from serving.bundle import verify
-from serving.errors import NextbestError
+from serving.errors import ConfigError, DataError, NextbestError
 from serving.live import Live
 from serving.settings import Settings
 from training.assemble import assemble
@@ -56,14 +58,44 @@ def build_features(
 
 
 def current_features(settings: Settings, tables: Tables, progress: Progress | None = None) -> FeatureSet:
-    """Return the features built from exactly these tables by this code, building them if need be."""
+    """Return the features of exactly these tables, all of them, by this code; build them if need be.
+
+    Features found whole are registered again, since a home may have been moved since.
+    """
     try:
         features = FeatureSet.read(settings.features)
-        if features.tables_hash == tables.hash() and features.schema_hash == schema_hash():
-            return features
-    except NextbestError:
-        pass
-    return build_features(settings, tables, progress=progress)[0]
+    except DataError:
+        return build_features(settings, tables, progress=progress)[0]
+    current = (
+        features.tables_hash == tables.hash()
+        and features.schema_hash == schema_hash()
+        and features.as_of > tables.span()[1]
+    )
+    if not current:
+        return build_features(settings, tables, progress=progress)[0]
+    feature_store.apply(settings.store, features)
+    return features
+
+
+@contextmanager
+def one_job(settings: Settings) -> Iterator[None]:
+    """Hold the home for one job that writes features or bundles.
+
+    Raises
+    ------
+    ConfigError
+        Another job holds it.
+    """
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / "job.lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                f"expected {settings.home} free for this job, found another job writing to it; "
+                "wait for it or set NEXTBEST_HOME to another directory"
+            ) from error
+        yield
 
 
 def last_split(tables: Tables, horizon_days: int) -> Split:
@@ -92,9 +124,7 @@ def train(
         store = feature_store.open_store(settings.store)
         split = last_split(tables, config.horizon_days)
         champion = live_recipe(settings)
-        recipes = list(config.recipes)
-        if champion is not None and champion.name not in {recipe.name for recipe in recipes}:
-            recipes.append(champion)
+        recipes, held = entrants(config.recipes, champion)
         result = backtest(
             recipes,
             tables,
@@ -106,15 +136,13 @@ def train(
             now=now,
             progress=progress,
         )
-        held = next(
-            (recipe for recipe in recipes if champion is not None and recipe.name == champion.name), None
-        )
         verdict = gate(result, held)
+        winner = champion if champion is not None and verdict.winner == held else verdict.winner
         data = TrainingSet.load(tables, store, features.as_of)
         metrics = {"fitted_before": split.validation_end.isoformat(), **result.to_json()}
         label = {"of": "the same recipe fitted on an earlier window", "file": "metrics.json"}
         bundle = assemble(
-            verdict.winner,
+            winner,
             data,
             seed=config.seed,
             threads=config.threads,
@@ -129,6 +157,21 @@ def train(
     settings.reports.mkdir(parents=True, exist_ok=True)
     (settings.reports / f"train-{version}.json").write_text(json.dumps(report.to_json(), indent=1))
     return report
+
+
+def entrants(recipes: Sequence[Recipe], champion: Recipe | None) -> tuple[list[Recipe], Recipe | None]:
+    """Return who competes, and the champion among them.
+
+    The live recipe always competes as it is: under its own name, or as ``NAME@live`` where the
+    configuration uses that name for other settings.
+    """
+    if champion is None or champion in recipes:
+        return list(recipes), champion
+    taken = {recipe.name for recipe in recipes}
+    held = (
+        champion.model_copy(update={"name": f"{champion.name}@live"}) if champion.name in taken else champion
+    )
+    return [*recipes, held], held
 
 
 def live_recipe(settings: Settings) -> Recipe | None:

@@ -23,7 +23,7 @@ from training.cli.progress import shown
 from training.cli.tables import answer, console
 from training.cli.train import show
 from training.recipe import TrainConfig
-from training.train import build_features, train
+from training.train import build_features, one_job, train
 
 
 def register(app: typer.Typer) -> None:
@@ -72,13 +72,13 @@ def demo_command(
     sound(tables)
 
     step(3, "build features, register them with Feast, bring them online")
-    with shown() as progress, Tables.open(tables) as opened:
+    with one_job(settings), shown() as progress, Tables.open(tables) as opened:
         features, written = build_features(settings, opened, progress=progress)
     rows = ", ".join(f"{count:,} {view}" for view, count in written.items())
     screen.print(f"    {features.snapshots} weekly snapshots; online: {rows}")
 
     step(4, "train, gate, refit, publish")
-    with shown() as progress:
+    with one_job(settings), shown() as progress:
         report = train(settings, tables, TrainConfig.default(), now=datetime.now(UTC), progress=progress)
     told = report.to_json()
     show(told["backtest"])

@@ -14,7 +14,7 @@ from feature_repo.validate import validate
 from serving.errors import ConfigError, DataError
 from serving.settings import Settings
 from training.cli.progress import shown
-from training.train import build_features
+from training.train import build_features, one_job
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def features_command(
     """Build the features of customers and products and materialise the newest."""
     settings = Settings.load()
     sound(tables)
-    with Tables.open(tables) as opened, shown(quiet=as_json) as progress:
+    with one_job(settings), Tables.open(tables) as opened, shown(quiet=as_json) as progress:
         features, written = build_features(
             settings, opened, as_of=None if as_of is None else instant(as_of), progress=progress
         )

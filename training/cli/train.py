@@ -19,7 +19,7 @@ from training.cli.features import sound
 from training.cli.progress import shown
 from training.cli.tables import console, differences, leaderboard
 from training.recipe import Recipe, TrainConfig
-from training.train import current_features, last_split, train
+from training.train import current_features, last_split, one_job, train
 
 
 def register(app: typer.Typer) -> None:
@@ -41,8 +41,9 @@ def train_command(
     """Judge the recipes on the last weeks, refit the best on everything, publish it."""
     chosen = TrainConfig.read(config) if config else TrainConfig.default()
     sound(tables)
-    with shown(quiet=as_json) as progress:
-        report = train(Settings.load(), tables, chosen, now=datetime.now(UTC), progress=progress)
+    settings = Settings.load()
+    with one_job(settings), shown(quiet=as_json) as progress:
+        report = train(settings, tables, chosen, now=datetime.now(UTC), progress=progress)
     told = report.to_json()
     if as_json:
         typer.echo(json.dumps(told))
@@ -65,7 +66,7 @@ def evaluate_command(
     recipes = [*chosen.recipes, *(_recipe(settings, tag) for tag in bundle or ())]
     sound(tables)
     now = datetime.now(UTC)
-    with Tables.open(tables) as opened, shown(quiet=as_json) as progress:
+    with one_job(settings), Tables.open(tables) as opened, shown(quiet=as_json) as progress:
         current_features(settings, opened, progress)
         result = backtest(
             recipes,

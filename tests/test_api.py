@@ -1,0 +1,534 @@
+"""The HTTP border in process: every refusal, its body, and what a good request becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, get_args, get_type_hints
+
+import httpx
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+
+from serving import app as app_module
+from serving.api import ErrorBody, ReasonItem, RecommendRequest, RecommendResponse
+from serving.app import Application
+from serving.catalog import Filters
+from serving.errors import FeatureUnavailable
+from serving.features import CustomerState, FrameReader
+from serving.loading import FAILURES, REST_SECONDS, GuardedReader
+from serving.metrics import Metrics
+from serving.openapi import DOCUMENT_PATH, document
+from serving.recommender import Query, Reason, Recommender
+from serving.settings import Settings
+from serving.validation import InvalidRequest, parse
+from tests.builders import AT, make_bundle, state
+
+READER = FrameReader({"c01": state([("p001", "purchase", 2.0), ("p002", "view", 1.0)], "category:tea")})
+JSON = {"content-type": "application/json"}
+
+
+def recommender() -> Recommender:
+    return Recommender(make_bundle(), READER)
+
+
+class Api:
+    """An application in this process and a client of it."""
+
+    def __init__(
+        self,
+        current: Callable[[], Recommender | None],
+        *,
+        client: str = "127.0.0.1",
+        clock: Callable[[], datetime] = lambda: AT,
+        **given: Any,
+    ) -> None:
+        self.registry = CollectorRegistry()
+        metrics = Metrics(self.registry)
+        self.app = Application(Settings.load(**given), current=current, metrics=metrics, clock=clock)
+        self._client = client
+
+    def ask(
+        self,
+        path: str = "/v1/recommend",
+        body: Any = None,
+        *,
+        method: str = "POST",
+        headers: Mapping[Any, Any] | None = None,
+    ) -> httpx.Response:
+        return self.ask_many([(path, body, method, headers)])[0]
+
+    def ask_many(
+        self, asked: Sequence[tuple[str, Any, str, Mapping[Any, Any] | None]]
+    ) -> list[httpx.Response]:
+        async def run() -> list[httpx.Response]:
+            transport = httpx.ASGITransport(self.app, raise_app_exceptions=True, client=(self._client, 5))
+            async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+                return await asyncio.gather(
+                    *(
+                        client.request(
+                            method,
+                            path,
+                            content=body if body is None or isinstance(body, bytes) else orjson.dumps(body),
+                            headers=JSON if headers is None else headers,
+                        )
+                        for path, body, method, headers in asked
+                    )
+                )
+
+        return asyncio.run(run())
+
+    def counted(self, name: str, **labels: str) -> float:
+        return self.registry.get_sample_value(name, labels) or 0.0
+
+
+@pytest.fixture(scope="module")
+def api() -> Iterator[Api]:
+    held = recommender()
+    made = Api(lambda: held)
+    yield made
+    made.app.close()
+
+
+def refused(response: httpx.Response, status: int, code: str, field: str | None = None) -> str:
+    assert response.status_code == status, response.text
+    body = ErrorBody.model_validate(response.json(), strict=True, extra="forbid")
+    assert body.error.code == code
+    assert body.error.field == field
+    assert "expected" in body.error.message
+    assert "found" in body.error.message
+    assert "Traceback" not in response.text
+    assert len(response.headers["x-request-id"]) == 32
+    return body.error.message
+
+
+INVALID: list[tuple[dict[str, Any], str, str]] = [
+    ({}, "customer_id", "found neither"),
+    ({"customer_id": None}, "customer_id", "found neither"),
+    ({"customer_id": 5}, "customer_id", "expected a string, found 5"),
+    ({"customer_id": ""}, "customer_id", "at least 1 character"),
+    ({"customer_id": "x" * 201}, "customer_id", "at most 200 characters"),
+    ({"session_id": ["a"]}, "session_id", "expected a string"),
+    ({"n": 0}, "n", "expected a number of at least 1, found 0"),
+    ({"n": 101}, "n", "expected a number of at most 100, found 101"),
+    ({"n": True}, "n", "expected an integer, found true"),
+    ({"n": "5"}, "n", 'expected an integer, found "5"'),
+    ({"n": 1.5}, "n", "expected an integer, found 1.5"),
+    ({"n": None}, "n", "expected an integer, found null"),
+    ({"colour": 1}, "colour", 'found "colour"'),
+    ({"context": []}, "context", "expected an object, found []"),
+    ({"context": {"product_ids": "p001"}}, "context.product_ids", "expected a list"),
+    ({"context": {"product_ids": ["p001", 7]}}, "context.product_ids[1]", "expected a string, found 7"),
+    ({"context": {"product_ids": ["p001"] * 101}}, "context.product_ids", "at most 100 entries, found 101"),
+    ({"context": {"page": "home"}}, "context.page", "product_ids, surface"),
+    ({"exclude": ["p001"] * 1001}, "exclude", "at most 1000 entries, found 1001"),
+    ({"filters": {"category": 5}}, "filters.category", "a string or a list"),
+    ({"filters": {"category": []}}, "filters.category", "a string or a list"),
+    ({"filters": {"price_min": "5"}}, "filters.price_min", 'expected a number, found "5"'),
+    ({"filters": {"price_min": True}}, "filters.price_min", "expected a number, found true"),
+    (
+        {"filters": {"price_min": 5, "price_max": 4}},
+        "filters.price_max",
+        "at least price_min (5.0), found 4.0",
+    ),
+    ({"filters": {"size": 1}}, "filters.size", "category, price_min, price_max, attributes"),
+    ({"filters": {"attributes": {"brand": None}}}, "filters.attributes.brand", "found null"),
+    ({"filters": {"attributes": {"brand": [{}]}}}, "filters.attributes.brand", "found [{}]"),
+    ({"filters": {"attributes": {"colour": "red"}}}, "filters.attributes.colour", "brand, eco, stars"),
+    ({"purchased": "never"}, "purchased", "'exclude', 'allow' or 'due'"),
+    ({"variant": "b"}, "variant", 'expected a configured variant (there are: none), found "b"'),
+]
+
+
+@pytest.mark.parametrize(("change", "field", "told"), INVALID, ids=[str(case[0])[:40] for case in INVALID])
+def test_a_body_that_does_not_fit_is_422(api: Api, change: dict[str, Any], field: str, told: str) -> None:
+    body = (
+        change
+        if {"customer_id", "session_id"} & set(change) or not change
+        else {"customer_id": "c01", **change}
+    )
+    assert told in refused(api.ask(body=body), 422, "invalid_request", field)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "field"),
+    [
+        ("/v1/recommend/batch", {}, "customer_ids"),
+        ("/v1/recommend/batch", {"customer_ids": []}, "customer_ids"),
+        ("/v1/recommend/batch", {"customer_ids": ["a"] * 1001}, "customer_ids"),
+        ("/v1/recommend/batch", {"customer_ids": ["a", 1]}, "customer_ids[1]"),
+        ("/v1/recommend/batch", {"customer_ids": ["a"], "exclude": []}, "exclude"),
+        ("/v1/similar", {}, "product_ids"),
+        ("/v1/similar", {"product_ids": ["nope", "neither"]}, "product_ids"),
+        ("/v1/similar", {"product_ids": ["p001"], "n": 0}, "n"),
+        (
+            "/v1/similar",
+            {"product_ids": ["p001"], "filters": {"attributes": {"x": 1}}},
+            "filters.attributes.x",
+        ),
+    ],
+)
+def test_the_other_endpoints_refuse_alike(api: Api, path: str, body: dict[str, Any], field: str) -> None:
+    refused(api.ask(path, body), 422, "invalid_request", field)
+
+
+NOT_JSON = [b"", b"{", b"[]", b"5", b'"x"', b"null", b'{"n": NaN}', b'{"n": Infinity}', b'{"n": 1e999}']
+NOT_JSON += [b"\xff\xfe", b"{'a': 1}", b"[" * 5000, b'{"customer_id": "\\ud800"}']
+
+
+@pytest.mark.parametrize("body", NOT_JSON)
+def test_what_is_no_json_object_is_400(api: Api, body: bytes) -> None:
+    refused(api.ask(body=body), 400, "invalid_json")
+
+
+def test_wrong_path_method_and_type(api: Api) -> None:
+    for path in ("/", "/v1", "/v1/", "/v1/recommend/", "/v2/recommend", "/v1/%00", "/v1/" + "x" * 500):
+        refused(api.ask(path, {}), 404, "not_found")
+    for method in ("GET", "PUT", "DELETE", "OPTIONS", "PATCH"):
+        response = api.ask(method=method, body={})
+        refused(response, 405, "method_not_allowed")
+        assert response.headers["allow"] == "POST"
+    response = api.ask(DOCUMENT_PATH, {})
+    refused(response, 405, "method_not_allowed")
+    assert response.headers["allow"] == "GET, HEAD"
+    for headers in (
+        {},
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-www-form-urlencoded"},
+    ):
+        refused(api.ask(body={"customer_id": "c01"}, headers=headers), 415, "unsupported_media_type")
+    fine = api.ask(body={"customer_id": "c01"}, headers={"content-type": "Application/JSON; charset=utf-8"})
+    assert fine.status_code == 200
+
+
+def test_a_large_body_is_refused_by_its_header_and_while_it_streams() -> None:
+    api = Api(recommender, request_limit_bytes=1000)
+    assert "10000000 bytes" in refused(api.ask(body=b"x" * 10_000_000), 413, "too_large")
+    read = 0
+
+    async def endless() -> None:
+        nonlocal read
+        sent: list[Any] = []
+
+        async def receive() -> dict[str, Any]:
+            nonlocal read
+            read += 1
+            if sent and read > 20:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": b"x" * 600, "more_body": True}
+
+        async def send(message: Any) -> None:
+            sent.append((read, message))
+
+        await api.app(scope(), receive, send)
+        assert sent[0][0] == 2  # the answer leaves after the part that exceeds the limit
+        assert sent[0][1]["status"] == 413
+
+    asyncio.run(endless())
+
+
+def scope() -> dict[str, Any]:
+    headers = [(b"content-type", b"application/json")]
+    return {
+        "type": "http",
+        "path": "/v1/recommend",
+        "method": "POST",
+        "headers": headers,
+        "client": ("127.0.0.1", 1),
+    }
+
+
+def test_a_body_that_never_ends_is_408(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app_module, "BODY_SECONDS", 0.05)
+    monkeypatch.setattr(app_module, "DISCARD_SECONDS", 0.05)
+    sent: list[Any] = []
+
+    async def run() -> None:
+        async def receive() -> dict[str, Any]:
+            await asyncio.sleep(10)
+            return {}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await api.app(scope(), receive, send)
+
+    asyncio.run(run())
+    assert sent[0]["status"] == 408
+
+
+def test_who_is_answered() -> None:
+    body = {"customer_id": "c01"}
+    assert Api(recommender, client="::1").ask(body=body).status_code == 200
+    for client in ("10.0.0.7", "8.8.8.8", "unknown"):
+        assert "NEXTBEST_API_KEYS" in refused(
+            Api(recommender, client=client).ask(body=body), 403, "forbidden"
+        )
+    api = Api(recommender, client="10.0.0.7", api_keys=("first-key", "second-key"))
+    for held in ("", "first-key", "Basic first-key", "Bearer", "Bearer nope", "Bearer first-ke", "Bearer ä"):
+        headers = {b"content-type": b"application/json", b"authorization": held.encode("latin-1")}
+        response = api.ask(body=body, headers=headers)
+        refused(response, 401, "unauthorized")
+        assert response.headers["www-authenticate"] == "Bearer"
+    for key in ("first-key", "second-key"):
+        assert api.ask(body=body, headers={**JSON, "authorization": f"bearer {key}"}).status_code == 200
+
+
+def test_not_ready_until_there_is_a_recommender() -> None:
+    held: list[Recommender] = []
+    api = Api(lambda: held[0] if held else None)
+    response = api.ask(body={"customer_id": "c01"})
+    refused(response, 503, "not_ready")
+    assert response.headers["retry-after"] == "1"
+    assert api.ask(DOCUMENT_PATH, method="GET").status_code == 200
+    held.append(recommender())
+    assert api.ask(body={"customer_id": "c01"}).status_code == 200
+
+
+def test_overload_is_told_at_once() -> None:
+    waits = threading.Event()
+
+    class Slow:
+        def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
+            waits.wait(5)
+            return [CustomerState() for _ in customer_ids]
+
+    held = Recommender(make_bundle(), Slow())
+    api = Api(lambda: held, concurrency_limit=2)
+    threading.Timer(0.3, waits.set).start()
+    asked = [("/v1/recommend", {"customer_id": "c01"}, "POST", None)] * 6
+    responses = api.ask_many(asked)
+    assert sorted(response.status_code for response in responses) == [200, 200, 429, 429, 429, 429]
+    for response in responses:
+        if response.status_code == 429:
+            refused(response, 429, "overloaded")
+            assert response.headers["retry-after"] == "1"
+    assert api.ask(body={"customer_id": "c01"}).status_code == 200
+
+
+def test_an_unexpected_error_is_500_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
+            raise ZeroDivisionError("secret detail")
+
+    held = Recommender(make_bundle(), Broken())
+    api = Api(lambda: held)
+    response = api.ask(body={"customer_id": "c01"})
+    refused(response, 500, "internal")
+    assert "secret" not in response.text
+    assert response.headers["x-request-id"] in caplog.text
+    assert api.counted("nextbest_requests_total", route="/v1/recommend", status="500") >= 1
+
+
+def test_the_answer_has_the_fields_of_the_contract(api: Api) -> None:
+    body = {
+        "customer_id": "c01",
+        "n": 5,
+        "context": {"product_ids": ["p003", "ghost"], "surface": "home"},
+        "exclude": ["p004", "phantom"],
+        "purchased": "allow",
+    }
+    response = api.ask(body=body)
+    assert response.status_code == 200
+    told = response.json()
+    RecommendResponse.model_validate(told, strict=True, extra="forbid")
+    assert list(told) == list(RecommendResponse.model_fields)
+    assert told["request_id"] == response.headers["x-request-id"]
+    assert told["customer_id"] == "c01"
+    assert told["bundle"] == "nextbest:202603010000-000000000000"
+    assert told["experiment"] is None
+    assert told["variant"] is None
+    assert told["ignored"] == ["ghost", "phantom"]
+    assert [item["rank"] for item in told["recommendations"]] == [1, 2, 3, 4, 5]
+    assert "p004" not in {item["product_id"] for item in told["recommendations"]}
+
+
+def test_http_answers_what_the_recommender_answers(api: Api) -> None:
+    body = {
+        "customer_id": "c01",
+        "n": 7,
+        "filters": {"category": "tea", "price_max": 40, "attributes": {"eco": True}},
+    }
+    filters = Filters(("tea",), None, 40.0, (("eco", (True,)),))
+    expected = recommender().recommend([Query(at=AT, customer_id="c01", n=7, filters=filters)])[0]
+    told = api.ask(body=body).json()["recommendations"]
+    assert [item["product_id"] for item in told] == expected.product_ids
+    assert [item["score"] for item in told] == pytest.approx([item.score for item in expected.items])
+
+
+def test_an_unknown_customer_and_a_session_are_answered(api: Api) -> None:
+    stranger = api.ask(body={"customer_id": "nobody"}).json()
+    session = api.ask(body={"session_id": "s-1"}).json()
+    assert session["customer_id"] is None
+    assert len(stranger["recommendations"]) == 10
+    assert stranger["recommendations"] == session["recommendations"]
+    looking = api.ask(body={"session_id": "s-1", "context": {"product_ids": ["p001", "p002", "p003"]}}).json()
+    assert looking["recommendations"] != session["recommendations"]
+
+
+def test_a_batch_equals_its_singles(api: Api) -> None:
+    customers = [f"c{row:02d}" for row in range(12)] * 10 + ["nobody", "c01"]
+    response = api.ask("/v1/recommend/batch", {"customer_ids": customers, "n": 4})
+    told = response.json()
+    assert [one["customer_id"] for one in told] == customers
+    assert len({one["request_id"] for one in told}) == len(customers)
+    for customer in {*customers}:
+        alone = api.ask(body={"customer_id": customer, "n": 4}).json()["recommendations"]
+        assert all(one["recommendations"] == alone for one in told if one["customer_id"] == customer)
+
+
+def test_similar(api: Api) -> None:
+    told = api.ask("/v1/similar", {"product_ids": ["p001", "ghost"], "n": 3}).json()
+    RecommendResponse.model_validate(told, strict=True, extra="forbid")
+    assert told["ignored"] == ["ghost"]
+    assert [item["product_id"] for item in told["recommendations"]] == recommender().similar(
+        ["p001"], n=3, at=AT
+    ).product_ids
+
+
+def test_requests_products_and_failed_reads_are_counted() -> None:
+    class Down:
+        def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
+            raise FeatureUnavailable("down")
+
+    api = Api(lambda: held)
+    held = Recommender(make_bundle(), GuardedReader(Down(), api.app._metrics))
+    expected = {
+        ("nextbest_requests_total", ("route", "/v1/recommend"), ("status", "200")): 1,
+        ("nextbest_requests_total", ("route", "/v1/recommend"), ("status", "422")): 1,
+        ("nextbest_requests_total", ("route", "other"), ("status", "404")): 2,
+        ("nextbest_recommendations_total", ("source", "popular")): 3,
+        ("nextbest_degraded_reads_total",): 1,
+        ("nextbest_request_seconds_count", ("route", "/v1/recommend")): 2,
+    }
+
+    def counts() -> dict[Any, float]:
+        assert api.ask(body={"customer_id": "nobody", "n": 3}).status_code == 200
+        api.ask(body={"n": 0})
+        api.ask("/v1/whatever", {})
+        api.ask("/v1/else", {})
+        return {key: api.counted(key[0], **dict(key[1:])) for key in expected}
+
+    # twice, since importing Feast makes all registries of a process share their values
+    before, after = counts(), counts()
+    assert {key: after[key] - before[key] for key in expected} == expected
+
+
+def test_a_failing_store_is_left_alone_for_a_while() -> None:
+    calls, works, time = [0], [False], [0.0]
+
+    class Flaky:
+        def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
+            calls[0] += 1
+            if not works[0]:
+                raise FeatureUnavailable("down")
+            return [CustomerState()]
+
+    reader = GuardedReader(Flaky(), Metrics(CollectorRegistry()), monotonic=lambda: time[0])
+    for _ in range(10):
+        with pytest.raises(FeatureUnavailable):
+            reader.read(["a"], AT)
+    assert calls[0] == FAILURES
+    time[0] += REST_SECONDS  # one read is let through, the others rest again
+    for _ in range(3):
+        with pytest.raises(FeatureUnavailable):
+            reader.read(["a"], AT)
+    assert calls[0] == FAILURES + 1
+    time[0] += REST_SECONDS
+    works[0] = True
+    assert [reader.read(["a"], AT) for _ in range(3)]
+    assert calls[0] == FAILURES + 4
+
+
+def test_the_clock_is_the_one_given() -> None:
+    held = recommender()
+    answers = {
+        days: Api(lambda: held, clock=lambda days=days: AT + timedelta(days=days))  # type: ignore[misc]
+        .ask(body={"customer_id": "nobody", "n": 100})
+        .json()["recommendations"]
+        for days in (-400, 0)
+    }
+    assert answers[-400] != answers[0]  # other products were on sale
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+fields = st.sampled_from(
+    ["customer_id", "session_id", "n", "context", "exclude", "filters", "purchased", "variant", "x"]
+)
+nested = st.fixed_dictionaries(
+    {},
+    optional=dict.fromkeys(("category", "price_min", "price_max", "attributes", "product_ids"), json_values),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.dictionaries(fields, json_values | nested, max_size=5))
+def test_whatever_comes_is_parsed_or_refused_in_one_sentence(value: dict[str, Any]) -> None:
+    try:
+        told: int | InvalidRequest = parse(RecommendRequest, value).to_query(AT).n
+    except InvalidRequest as error:
+        told = error
+    if isinstance(told, InvalidRequest):
+        assert told.message.startswith("expected")
+        orjson.dumps([told.message, told.field])
+    else:
+        assert 1 <= told <= 100
+
+
+def test_reasons_of_the_api_are_those_of_the_recommender() -> None:
+    ours = get_args(ReasonItem.model_fields["code"].annotation)
+    assert set(ours) == set(get_args(get_type_hints(Reason)["code"]))
+
+
+def references(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        yield from ([value["$ref"]] if isinstance(value.get("$ref"), str) else [])
+        for inner in value.values():
+            yield from references(inner)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from references(inner)
+
+
+def test_the_openapi_document_is_whole_and_true(api: Api) -> None:
+    told = api.ask(DOCUMENT_PATH, method="GET").json()
+    assert told == orjson.loads(orjson.dumps(document()))
+    assert told["openapi"] == "3.1.0"
+    for reference in references(told):
+        place = told
+        for part in reference.removeprefix("#/").split("/"):
+            place = place[part]
+    assert set(told["paths"]) == {*api.app.paths, "/livez", "/readyz", "/metrics"}
+    operations = [operation for path in told["paths"].values() for operation in path.values()]
+    assert len({operation["operationId"] for operation in operations}) == len(operations)
+    for path, methods in told["paths"].items():
+        for operation in (methods.get("post"),):
+            if operation is None:
+                continue
+            body = operation["requestBody"]["content"]["application/json"]
+            schema = told["components"]["schemas"][body["schema"]["$ref"].rpartition("/")[2]]
+            assert schema["additionalProperties"] is False
+            assert {"200", "400", "401", "403", "413", "415", "422", "429", "503"} <= set(
+                operation["responses"]
+            )
+            # its example is a request that is understood
+            response = api.ask(path, body["example"])
+            assert response.status_code in (200, 422)
+            if response.status_code == 422:
+                assert "known product" in response.text
+
+
+def test_head_has_no_body(api: Api) -> None:
+    response = api.ask(DOCUMENT_PATH, method="HEAD")
+    assert response.status_code == 200
+    assert response.content == b""
+    assert int(response.headers["content-length"]) > 1000

@@ -2,7 +2,8 @@
 
 Feast's YAML cannot choose the online store by environment, so the configuration is built here; the
 ``feature_store.yaml`` beside it serves the ``feast`` command line on the embedded default. ``apply`` and
-``materialise`` are deploy jobs: the web process only opens and reads.
+``materialise`` are deploy jobs: the web process only opens and reads. Feast takes seconds to import, so it
+is imported where it is used.
 """
 
 from __future__ import annotations
@@ -19,14 +20,14 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from feast import FeatureStore
-from feast.repo_config import RepoConfig
 
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.errors import ConfigError, FeatureUnavailable
 
 if TYPE_CHECKING:
+    from feast import FeatureStore
+
     from feature_repo.build import FeatureSet
 
 PROJECT: Final = "nextbest"
@@ -75,6 +76,9 @@ def open_store(config: StoreConfig, *, offline: bool = True) -> FeatureStore:
 
     With ``offline=False`` the DuckDB engine is neither needed nor loaded: what the service uses.
     """
+    from feast import FeatureStore
+    from feast.repo_config import RepoConfig
+
     online = (
         _redis_options(config.redis_url)
         if config.redis_url

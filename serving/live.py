@@ -172,10 +172,11 @@ class Follower:
             self._refused, self.problem = None, ""
             log.info("serving %s", self.current.bundle.tag)
         except NextbestError as error:
-            self.problem = str(error)
+            known, self.problem = self.problem, str(error)
             if isinstance(error, BundleError):
                 self._refused = Live.read(self._path).version(self._slot) if self._readable() else None
-            log.error("not taken up: %s", error)
+            if self.problem != known:  # what is tried again at every look is told once
+                log.error("not taken up: %s", error)
 
     def _readable(self) -> bool:
         try:

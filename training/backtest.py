@@ -9,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
-
-from feast import FeatureStore
+from typing import TYPE_CHECKING, Any, Final
 
 from eval.evaluate import POLICIES, Evaluation, Window, comparison, evaluate
 from eval.metrics import NDCG
@@ -22,6 +20,9 @@ from serving.recommender import PurchasedPolicy, Recommender
 from training.assemble import assemble
 from training.dataset import TrainingSet
 from training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 Progress = Callable[[str, int, int], None]
 

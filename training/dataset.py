@@ -12,11 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from feast import FeatureStore
 from numpy.typing import NDArray
 
 from feature_repo import names as v
@@ -27,6 +26,9 @@ from feature_repo.tables import Tables
 from serving.catalog import REPURCHASE_DAYS, Catalog
 from serving.errors import DataError
 from serving.features import FrameReader
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
 
 Join = Callable[[pd.DataFrame], pd.DataFrame]
 _MIN_REPEATS = 5

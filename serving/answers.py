@@ -1,0 +1,116 @@
+"""From a parsed request to the bytes of its answer, off the event loop.
+
+One method an operation of ``serving.openapi.ENDPOINTS``, of the same name. Feature reads and answers run in
+worker threads, so that a slow online store never stops the probes; a batch runs in chunks, so that single
+requests come in between. Each method is given the recommender that was live when the request came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from typing import Any, Final
+
+import orjson
+
+from serving.api import BatchRequest, RecommendRequest, SimilarRequest, answer
+from serving.catalog import Filters
+from serving.errors import DataError
+from serving.metrics import Metrics
+from serving.recommender import Recommendations, Recommender
+from serving.validation import InvalidRequest
+
+BATCH_CHUNK: Final = 50
+_THREADS: Final = 2
+
+
+class Answers:
+    """Answers requests in worker threads.
+
+    Parameters
+    ----------
+    metrics
+        Counts what was recommended.
+    clock
+        Gives the instant of a request; the only clock behind the API.
+    """
+
+    def __init__(self, metrics: Metrics, clock: Callable[[], datetime]) -> None:
+        self._metrics = metrics
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer")
+
+    def close(self) -> None:
+        """Stop the worker threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def recommend(self, asked: RecommendRequest, recommender: Recommender, request_id: str) -> bytes:
+        """Answer ``/v1/recommend``."""
+        query = asked.to_query(self._clock())
+
+        def work() -> bytes:
+            with _filters_refused(recommender, query.filters):
+                answered = recommender.recommend([query])[0]
+            self._metrics.recommended(answered)
+            return orjson.dumps(_told(answered, recommender, request_id, query.customer_id))
+
+        return await self._in_thread(work)
+
+    async def recommend_batch(self, asked: BatchRequest, recommender: Recommender, request_id: str) -> bytes:
+        """Answer ``/v1/recommend/batch``; each answer has a request id of its own."""
+        queries = asked.to_queries(self._clock())
+
+        def work(first: int) -> bytes:
+            chunk = queries[first : first + BATCH_CHUNK]
+            answers = recommender.recommend(chunk)
+            self._metrics.recommended(*answers)
+            told = [
+                _told(answered, recommender, f"{request_id}.{number}", query.customer_id)
+                for number, (query, answered) in enumerate(zip(chunk, answers, strict=True), start=first)
+            ]
+            return orjson.dumps(told)[1:-1]
+
+        starts = range(0, len(queries), BATCH_CHUNK)
+        chunks = [await self._in_thread(partial(work, first)) for first in starts]
+        return b"[" + b",".join(chunks) + b"]"
+
+    async def similar(self, asked: SimilarRequest, recommender: Recommender, request_id: str) -> bytes:
+        """Answer ``/v1/similar``."""
+        at, filters = self._clock(), asked.filters.to_filters()
+        if not any(product in recommender.bundle.catalog.index for product in asked.product_ids):
+            told = f"expected at least one known product, found none among the {len(asked.product_ids)} given"
+            raise InvalidRequest(told, "product_ids")
+
+        def work() -> bytes:
+            with _filters_refused(recommender, filters):
+                answered = recommender.similar(asked.product_ids, n=asked.n, at=at, filters=filters)
+            self._metrics.recommended(answered)
+            return orjson.dumps(_told(answered, recommender, request_id, None))
+
+        return await self._in_thread(work)
+
+    async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def _told(
+    answered: Recommendations, recommender: Recommender, request_id: str, customer_id: str | None
+) -> dict[str, Any]:
+    bundle = recommender.bundle.tag
+    return answer(answered, request_id=request_id, customer_id=customer_id, bundle=bundle)
+
+
+@contextmanager
+def _filters_refused(recommender: Recommender, filters: Filters) -> Iterator[None]:
+    """Turn a filter that the catalog cannot apply into a refusal that names it."""
+    try:
+        yield
+    except DataError as error:
+        known = recommender.bundle.catalog.attributes
+        unknown = next((name for name, _ in filters.attributes if name not in known), None)
+        field = "filters" if unknown is None else f"filters.attributes.{unknown}"
+        raise InvalidRequest(str(error), field) from None

@@ -1,0 +1,229 @@
+"""What the HTTP API takes and gives: strict models at the border, plain values behind it.
+
+Unknown fields are refused, and so are values of another type (``true`` and ``"5"`` are no integers);
+``serving.validation`` tells a misfit in one sentence. The OpenAPI document is generated from these
+models. Deliberately absent: anything about ASGI, and any check that needs a catalog (unknown product ids
+are reported, not refused).
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from math import isfinite
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
+
+from serving.catalog import Filters
+from serving.recommender import MAX_N, PurchasedPolicy, Query, Recommendations, described
+from serving.validation import sentence, shown
+
+MAX_CONTEXT: Final = 100
+MAX_EXCLUDE: Final = 1000
+MAX_BATCH: Final = 1000
+MAX_VALUES: Final = 100
+MAX_TEXT: Final = 200
+
+Scalar = str | float | bool
+Id = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=MAX_TEXT)]
+Number = Annotated[int, Field(strict=True, ge=1, le=MAX_N)]
+Price = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    texts = value if isinstance(value, list) else [value]
+    if not texts or len(texts) > MAX_VALUES or not all(_short(text) for text in texts):
+        raise sentence(f"expected a string or a list of 1 to {MAX_VALUES} strings, found {shown(value)}")
+    return tuple(texts)
+
+
+def _values(value: Any) -> tuple[Scalar, ...]:
+    values = value if isinstance(value, list) else [value]
+    if not values or len(values) > MAX_VALUES or not all(_scalar(one) for one in values):
+        expected = f"a string, number or boolean, or a list of 1 to {MAX_VALUES} of them"
+        raise sentence(f"expected {expected}, found {shown(value)}")
+    return tuple(values)
+
+
+def _short(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= MAX_TEXT
+
+
+def _scalar(value: Any) -> bool:
+    return _short(value) or (isinstance(value, bool | int | float) and isfinite(value))
+
+
+def _one_or_many(one: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1, "maxItems": MAX_VALUES}]}
+
+
+_TEXT: Final = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
+_SCALAR: Final = {"anyOf": [_TEXT, {"type": "number"}, {"type": "boolean"}]}
+Category = Annotated[tuple[str, ...], PlainValidator(_texts), WithJsonSchema(_one_or_many(_TEXT))]
+AttributeValue = Annotated[tuple[Scalar, ...], PlainValidator(_values), WithJsonSchema(_one_or_many(_SCALAR))]
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Context(_Request):
+    """What the customer is looking at now, and where the answer will be shown."""
+
+    product_ids: Annotated[list[Id], Field(max_length=MAX_CONTEXT)] = []
+    surface: Id | None = None
+
+
+class FilterSet(_Request):
+    """What every product of the answer must satisfy."""
+
+    category: Category | None = None
+    price_min: Price | None = None
+    price_max: Price | None = None
+    attributes: Annotated[dict[Id, AttributeValue], Field(max_length=20)] = {}
+
+    @field_validator("price_max")
+    @classmethod
+    def _ordered(cls, value: float | None, info: ValidationInfo) -> float | None:
+        least = info.data.get("price_min")
+        if value is not None and least is not None and value < least:
+            raise sentence(
+                f"expected a price_max of at least price_min ({shown(least)}), found {shown(value)}"
+            )
+        return value
+
+    def to_filters(self) -> Filters:
+        """Return the filters as the recommender takes them."""
+        return Filters(self.category or (), self.price_min, self.price_max, tuple(self.attributes.items()))
+
+
+class RecommendRequest(_Request):
+    """Asks which products to show to one customer."""
+
+    customer_id: Id | None = None
+    session_id: Id | None = None
+    n: Number = 10
+    context: Context = Context()
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] = []
+    filters: FilterSet = FilterSet()
+    purchased: PurchasedPolicy = "exclude"
+    variant: Id | None = None
+
+    @model_validator(mode="after")
+    def _somebody(self) -> RecommendRequest:
+        if self.customer_id is None and self.session_id is None:
+            raise sentence("expected a customer_id or a session_id, found neither", field="customer_id")
+        return self
+
+    @field_validator("variant")
+    @classmethod
+    def _configured(cls, value: str | None) -> str | None:
+        if value is not None:
+            raise sentence(f"expected a configured variant (there are: none), found {shown(value)}")
+        return value
+
+    def to_query(self, at: datetime) -> Query:
+        """Return the question as the recommender takes it."""
+        return Query(
+            at=at,
+            customer_id=self.customer_id,
+            n=self.n,
+            context=tuple(self.context.product_ids),
+            exclude=tuple(self.exclude),
+            filters=self.filters.to_filters(),
+            purchased=self.purchased,
+        )
+
+
+class BatchRequest(_Request):
+    """Asks which products to show to each of many customers."""
+
+    customer_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_BATCH)]
+    n: Number = 10
+
+    def to_queries(self, at: datetime) -> list[Query]:
+        """Return one question a customer, all of one instant."""
+        return [Query(at=at, customer_id=customer, n=self.n) for customer in self.customer_ids]
+
+
+class SimilarRequest(_Request):
+    """Asks which products are like the given ones."""
+
+    product_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_CONTEXT)]
+    n: Number = 10
+    filters: FilterSet = FilterSet()
+
+
+class ReasonItem(BaseModel):
+    """Why a product is shown."""
+
+    code: Literal["similar_to", "bought_before", "viewed_before", "segment_favourite", "popular", "for_you"]
+    product_id: str | None = None
+    segment: str | None = None
+
+
+class RecommendationItem(BaseModel):
+    """One product of an answer; ``score`` is its source's own, before any rule."""
+
+    product_id: str
+    name: str | None
+    rank: int
+    score: float
+    source: str
+    reason: ReasonItem
+
+
+class RecommendResponse(BaseModel):
+    """The answer to one question; ``ignored`` lists given product ids that nobody knows."""
+
+    request_id: str
+    customer_id: str | None
+    bundle: str
+    experiment: str | None
+    variant: str | None
+    ignored: list[str]
+    recommendations: list[RecommendationItem]
+
+
+class Problem(BaseModel):
+    """What went wrong, in one sentence; ``field`` is the path of the field it is about."""
+
+    code: str
+    message: str
+    field: str | None
+
+
+class ErrorBody(BaseModel):
+    """The body of every answer that is not 2xx."""
+
+    error: Problem
+
+
+def answer(
+    answered: Recommendations, *, request_id: str, customer_id: str | None, bundle: str
+) -> dict[str, Any]:
+    """Return the JSON object of one answer (see ``RecommendResponse``)."""
+    return {
+        "request_id": request_id,
+        "customer_id": customer_id,
+        "bundle": bundle,
+        "experiment": None,
+        "variant": None,
+        "ignored": list(answered.ignored),
+        "recommendations": [described(item) for item in answered.items],
+    }
+
+
+def problem(code: str, message: str, field: str | None = None) -> dict[str, Any]:
+    """Return the JSON object of a refusal (see ``ErrorBody``)."""
+    return {"error": {"code": code, "message": message, "field": field}}

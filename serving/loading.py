@@ -1,0 +1,139 @@
+"""From a live version to a recommender that may serve: verified, replayed, and its store read once.
+
+A bundle that is not whole is refused for good; a feature store that is not there (yet) is tried again, so
+that a service started before ``nextbest features`` becomes ready without a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final
+
+from feature_repo.store import open_store
+from serving import golden
+from serving.bundle import Bundle, load
+from serving.errors import BundleError, FeatureUnavailable, NextbestError
+from serving.features import CustomerState, FeatureReader, OnlineReader
+from serving.metrics import Metrics
+from serving.recommender import Recommender
+from serving.settings import Settings
+
+FAILURES: Final = 3
+REST_SECONDS: Final = 1.0
+
+
+class GuardedReader:
+    """A feature reader that counts its failures, and rests after several in a row.
+
+    While a store hangs, every read would hold a worker thread until its timeout and the service would
+    refuse requests that it can answer without features. After ``FAILURES`` failures in a row, reads fail at
+    once; every ``REST_SECONDS`` one is let through to see whether the store is back.
+    """
+
+    def __init__(
+        self, reader: FeatureReader, metrics: Metrics, *, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._reader = reader
+        self._metrics = metrics
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._rests_until = 0.0
+
+    def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
+        """Return the states; see ``FeatureReader``."""
+        if not self._may_read():
+            self._metrics.degraded()
+            raise FeatureUnavailable(
+                "expected the online store to answer, found it failing; resting; check it"
+            )
+        try:
+            states = self._reader.read(customer_ids, at)
+        except FeatureUnavailable:
+            self._metrics.degraded()
+            with self._lock:
+                self._failures += 1
+                self._rests_until = self._monotonic() + REST_SECONDS
+            raise
+        self._failures = 0
+        return states
+
+    def _may_read(self) -> bool:
+        if self._failures < FAILURES:
+            return True
+        with self._lock:
+            now = self._monotonic()
+            if now < self._rests_until:
+                return False
+            self._rests_until = now + REST_SECONDS
+            return True
+
+
+class Loader:
+    """Makes the recommender of a version, for ``serving.live.Follower``.
+
+    Each recommender has a store of its own: the registry is read anew at each swap, and a request that
+    still holds the former recommender keeps what it reads from.
+    """
+
+    def __init__(self, settings: Settings, metrics: Metrics, *, clock: Callable[[], datetime]) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._clock = clock
+        self._held: Bundle | None = None
+
+    def __call__(self, version: str) -> Recommender:
+        """Return the recommender of ``version``.
+
+        Raises
+        ------
+        BundleError
+            The bundle is not whole or does not answer as it was made to.
+        FeatureUnavailable
+            The feature store does not offer what the bundle asks for, at least not yet.
+        """
+        # held while the store is not there, so that trying again costs no second verification
+        if self._held is None or self._held.version != version:
+            self._held = load(self._settings.bundles, version)
+        reader = GuardedReader(self._reader(self._held), self._metrics)
+        try:
+            recommender = Recommender(self._held, reader)
+            golden.replay(recommender)
+        except NextbestError:
+            raise
+        except Exception as error:
+            raise BundleError(
+                f"expected {version} to answer its golden queries, found {type(error).__name__}: {error}; "
+                "publish it anew or roll back (`nextbest rollback`)"
+            ) from error
+        self._warm(recommender)
+        self._held = None
+        self._metrics.live(recommender.bundle.tag)
+        return recommender
+
+    def _reader(self, bundle: Bundle) -> OnlineReader:
+        try:
+            return OnlineReader(
+                open_store(self._settings.store, offline=False),
+                service=bundle.manifest.feature_service,
+                defaults=bundle.manifest.feature_defaults,
+                timeout_ms=self._settings.feature_timeout_ms,
+            )
+        except BundleError as error:
+            raise FeatureUnavailable(str(error)) from error
+        except NextbestError:
+            raise
+        except Exception as error:
+            raise FeatureUnavailable(
+                f"expected a feature store in {self._settings.store.directory}, found "
+                f"{type(error).__name__}: {error}; run `nextbest features TABLES`"
+            ) from error
+
+    def _warm(self, recommender: Recommender) -> None:
+        """Open the connection of the store; one that is down degrades answers and refuses none."""
+        with contextlib.suppress(FeatureUnavailable):
+            recommender.features.read([""], self._clock())

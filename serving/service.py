@@ -1,0 +1,86 @@
+"""The BentoML service: one process that follows ``live.json`` and answers ``/v1``.
+
+BentoML gives the process model, the probes and ``/metrics``; ``serving.app`` answers everything else. All
+heavy imports and all settings wait for the constructor, because BentoML's supervisor imports this module
+too and serves nothing. Ready means: a verified bundle is loaded, has replayed its golden queries, and its
+feature store has been read once.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import bentoml
+
+if TYPE_CHECKING:
+    from starlette.types import Receive, Scope, Send
+
+    from serving.app import Application
+
+#: One thread each: workers are the unit of parallelism, and idle spinning of others would slow all.
+THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+class _Front:
+    """What BentoML mounts at import, before there are settings; hands over to the application."""
+
+    application: Application | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self.application is None:
+            raise RuntimeError("expected the service's constructor to have run, found a request before it")
+        await self.application(scope, receive, send)
+
+
+_front = _Front()
+
+
+@bentoml.asgi_app(_front, path="/")
+@bentoml.service(
+    name="Nextbest",
+    envs=[{"name": name, "value": "1"} for name in THREADS],
+    logging={"access": {"enabled": False}},  # requests are counted and timed in /metrics
+    tracing={"excluded_urls": "v1"},  # a fifth of a request's time; BENTOML_CONFIG can ask for it again
+)
+class Nextbest:
+    """Product recommendations over HTTP; the API is described at ``/v1/openapi.json``."""
+
+    def __init__(self) -> None:
+        import faiss
+
+        from serving.app import Application
+        from serving.live import Follower
+        from serving.loading import Loader
+        from serving.metrics import Metrics
+        from serving.process import exit_with_parent
+        from serving.settings import Settings
+
+        exit_with_parent()
+        faiss.omp_set_num_threads(1)
+        settings = Settings.load()
+        metrics = Metrics()
+        clock = partial(datetime.now, UTC)
+        self._follower = Follower(
+            settings.live,
+            settings.slot,
+            Loader(settings, metrics, clock=clock),
+            poll_seconds=settings.live_poll_seconds,
+        )
+        self._application = Application(
+            settings, current=lambda: self._follower.current, metrics=metrics, clock=clock
+        )
+        _front.application = self._application
+        # in a thread, so that the probes answer while a large bundle is being verified
+        threading.Thread(target=self._follower.start, name="first look", daemon=True).start()
+
+    async def __is_ready__(self) -> bool:
+        return self._follower.current is not None
+
+    @bentoml.on_shutdown  # type: ignore[untyped-decorator]
+    def close(self) -> None:
+        """Stop following and answering."""
+        self._follower.stop()
+        self._application.close()

@@ -15,7 +15,7 @@ from feast.types import Array, Bool, FeastType, Float64, Int64, String, UnixTime
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.build import FeatureSet
-from feature_repo.features import VIEWS
+from feature_repo.features import VIEWS, schema_hash
 
 _TYPES: dict[str, FeastType] = {
     "float": Float64,  # every number: the DuckDB store turns int64 with gaps into float anyway
@@ -54,7 +54,11 @@ def definitions(features: FeatureSet) -> list[Any]:
     push = PushSource(name=v.CUSTOMER_RECENT_PUSH, batch_source=source(v.CUSTOMER_RECENT))
     views.append(view(v.CUSTOMER_RECENT, list(v.RECENT), push))
     services = [
-        FeatureService(name=name, features=[fv for fv in views if fv.name in members])
+        FeatureService(
+            name=name,
+            features=[fv for fv in views if fv.name in members],
+            tags={v.SCHEMA_HASH_TAG: schema_hash()},
+        )
         for name, members in v.SERVICES.items()
     ]
     views += [

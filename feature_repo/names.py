@@ -24,6 +24,9 @@ SERVICES: Final[dict[str, tuple[str, ...]]] = {
     RANKING_SERVICE: (CUSTOMER_FEATURES, PRODUCT_FEATURES, CUSTOMER_RECENT),
 }
 
+#: Tag of a feature service: the hash of the schema it was registered with.
+SCHEMA_HASH_TAG: Final = "schema_hash"
+
 SEGMENT: Final = "segment"
 CATEGORY_NAMES: Final = "category_names"
 CATEGORY_SHARES: Final = "category_shares"

@@ -13,6 +13,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,11 +124,11 @@ class Follower:
     path, slot
         The file and the slot to follow.
     load
-        Makes a verified, replayed recommender of a version; raises ``NextbestError`` when it is not whole.
+        Makes a verified, replayed recommender of a version; raises ``NextbestError`` when it cannot.
     poll_seconds
         How often the file is looked at.
-    each_poll
-        Called at every look; the service watches over its parent process here.
+    patience_seconds
+        How long a bundle that was refused is left alone before it is tried again.
     """
 
     def __init__(
@@ -137,15 +138,17 @@ class Follower:
         load: Callable[[str], Recommender],
         *,
         poll_seconds: float,
-        each_poll: Callable[[], None] | None = None,
+        patience_seconds: float = 5.0,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._slot = slot
         self._load = load
         self._poll_seconds = poll_seconds
-        self._each_poll = each_poll
+        self._patience_seconds = patience_seconds
+        self._monotonic = monotonic
         self._stop = threading.Event()
-        self._refused: str | None = None
+        self._refused: tuple[str, float] | None = None
         self.current: Recommender | None = None
         self.problem: str = "nothing is published yet; run `nextbest train TABLES`"
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
@@ -160,33 +163,29 @@ class Follower:
         self._stop.set()
 
     def look(self) -> None:
-        """Look once; a bundle that is not whole is refused and what serves now goes on serving."""
+        """Look once; what cannot be taken up is told once, and what serves now goes on serving."""
+        version: str | None = None
         try:
             version = Live.read(self._path).version(self._slot)
-            if version is None or version == self._refused:
+            if version is None or self._is_refused(version):
                 return
-            if self.current is not None and self.current.bundle.version == version:
-                self._refused, self.problem = None, ""
-                return
-            self.current = self._load(version)
+            if self.current is None or self.current.bundle.version != version:
+                self.current = self._load(version)
+                log.info("serving %s", self.current.bundle.tag)
             self._refused, self.problem = None, ""
-            log.info("serving %s", self.current.bundle.tag)
-        except NextbestError as error:
-            known, self.problem = self.problem, str(error)
-            if isinstance(error, BundleError):
-                self._refused = Live.read(self._path).version(self._slot) if self._readable() else None
-            if self.problem != known:  # what is tried again at every look is told once
-                log.error("not taken up: %s", error)
+        except Exception as error:  # the thread must outlive whatever a damaged bundle raises
+            if isinstance(error, BundleError) and version is not None:
+                self._refused = (version, self._monotonic() + self._patience_seconds)
+            problem = str(error) if isinstance(error, NextbestError) else f"{type(error).__name__}: {error}"
+            if problem != self.problem:
+                log.error("not taken up: %s", problem)
+            self.problem = problem
 
-    def _readable(self) -> bool:
-        try:
-            Live.read(self._path)
-        except BundleError:
+    def _is_refused(self, version: str) -> bool:
+        if self._refused is None or self._refused[0] != version:
             return False
-        return True
+        return self._monotonic() < self._refused[1]
 
     def _follow(self) -> None:
         while not self._stop.wait(self._poll_seconds):
-            if self._each_poll is not None:
-                self._each_poll()
             self.look()

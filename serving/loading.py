@@ -17,8 +17,9 @@ from feature_repo.store import open_store
 from serving import golden
 from serving.bundle import Bundle, load
 from serving.errors import BundleError, FeatureUnavailable, NextbestError
-from serving.features import CustomerState, FeatureReader, OnlineReader
+from serving.features import CustomerState, FeatureReader
 from serving.metrics import Metrics
+from serving.online import OnlineReader
 from serving.recommender import Recommender
 from serving.settings import Settings
 
@@ -120,6 +121,7 @@ class Loader:
             return OnlineReader(
                 open_store(self._settings.store, offline=False),
                 service=bundle.manifest.feature_service,
+                schema_hash=bundle.manifest.feature_schema_hash,
                 defaults=bundle.manifest.feature_defaults,
                 timeout_ms=self._settings.feature_timeout_ms,
             )

@@ -23,11 +23,19 @@ def two(tmp_path: Path) -> tuple[Path, list[str]]:
     return bundles, [stored(bundles, seed)[1] for seed in (0, 1)]
 
 
-def follower(tmp_path: Path, bundles: Path) -> Follower:
+class Clock:
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def follower(tmp_path: Path, bundles: Path, clock: Clock | None = None) -> Follower:
     def make(version: str) -> Recommender:
         return Recommender(load(bundles, version), FrameReader({}))
 
-    return Follower(tmp_path / "live.json", "default", make, poll_seconds=0.02)
+    path = tmp_path / "live.json"
+    return Follower(path, "default", make, poll_seconds=0.02, monotonic=clock or Clock())
 
 
 def test_publish_and_roll_back(tmp_path: Path) -> None:
@@ -90,7 +98,8 @@ def test_follower_refuses_a_corrupt_bundle_and_recovers(tmp_path: Path, two: tup
     bundles, (good, bad) = two
     path = tmp_path / "live.json"
     live.publish(path, "default", good)
-    following = follower(tmp_path, bundles)
+    clock = Clock()
+    following = follower(tmp_path, bundles, clock)
     following.look()
     shutil.copytree(bundles / bad, tmp_path / "kept")
     (bundles / bad / "bundle" / "popular.npy").write_bytes(b"nonsense")
@@ -101,11 +110,28 @@ def test_follower_refuses_a_corrupt_bundle_and_recovers(tmp_path: Path, two: tup
     live.rollback(path, "default")
     following.look()
     assert following.problem == ""
-    shutil.rmtree(bundles / bad)
-    shutil.copytree(tmp_path / "kept", bundles / bad)
     live.publish(path, "default", bad)
     following.look()
-    assert following.current.bundle.version == bad
+    shutil.rmtree(bundles / bad)
+    shutil.copytree(tmp_path / "kept", bundles / bad)
+    following.look()
+    assert following.current.bundle.version == good, "left alone for a while"
+    clock.seconds += 10
+    following.look()
+    assert following.current.bundle.version == bad, "then tried again"
+
+
+def test_follower_outlives_whatever_loading_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def explodes(version: str) -> Recommender:
+        raise RuntimeError("something no one foresaw")
+
+    live.publish(tmp_path / "live.json", "default", "v1")
+    following = Follower(tmp_path / "live.json", "default", explodes, poll_seconds=0.02)
+    for _ in range(3):
+        following.look()
+    assert following.current is None
+    assert following.problem == "RuntimeError: something no one foresaw"
+    assert len(caplog.records) == 1, "told once, not at every look"
 
 
 def test_follower_outlives_a_broken_live_file(tmp_path: Path, two: tuple[Path, list[str]]) -> None:

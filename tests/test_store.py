@@ -19,7 +19,7 @@ from feature_repo.features import VIEWS, defaults
 from feature_repo.recent import History
 from feature_repo.store import StoreConfig, apply, latest_recent, materialise, open_store
 from serving.errors import BundleError, FeatureUnavailable
-from serving.features import OnlineReader, plain_value
+from serving.online import OnlineReader, plain_value
 from serving.settings import Settings
 from training.dataset import customer_states
 
@@ -157,6 +157,8 @@ def test_missing_service_is_told(features: Built) -> None:
         OnlineReader(store, service="other_v9", defaults={}, timeout_ms=100)
     with pytest.raises(BundleError, match="moon_phase"):
         OnlineReader(store, service=v.SERVICE, defaults={"moon_phase": 0.0}, timeout_ms=100)
+    with pytest.raises(BundleError, match="feature schema 0123"):
+        OnlineReader(store, service=v.SERVICE, schema_hash="0123", defaults={}, timeout_ms=100)
 
 
 def test_bad_redis_url_is_told(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -12,7 +12,6 @@ from feature_repo.store import open_store
 from serving import golden
 from serving.bundle import load
 from serving.errors import ConfigError
-from serving.features import OnlineReader
 from serving.live import Live
 from serving.recommender import MAX_N, Query, Recommender, described
 from serving.settings import Settings
@@ -59,6 +58,8 @@ def open_live(settings: Settings) -> Recommender:
     ConfigError
         Nothing is live.
     """
+    from serving.online import OnlineReader  # Feast takes seconds to import
+
     version = Live.read(settings.live).version(settings.slot)
     if version is None:
         raise ConfigError(
@@ -68,6 +69,7 @@ def open_live(settings: Settings) -> Recommender:
     reader = OnlineReader(
         open_store(settings.store, offline=False),
         service=bundle.manifest.feature_service,
+        schema_hash=bundle.manifest.feature_schema_hash,
         defaults=bundle.manifest.feature_defaults,
         timeout_ms=max(settings.feature_timeout_ms, 2000.0),  # a person waits; the service does not
     )

@@ -7,10 +7,13 @@ output can be piped. Deliberately absent: any judgement of the figures.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from serving.errors import ConfigError
 from serving.settings import Settings
 from training.cli.progress import shown
 
@@ -19,6 +22,7 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands to the application."""
     group = typer.Typer(help="Measure this installation; JSON on standard output.", no_args_is_help=True)
     group.command("serving")(serving_command)
+    group.command("recovery")(recovery_command)
     app.add_typer(group, name="benchmark")
 
 
@@ -35,3 +39,31 @@ def serving_command(
     with shown() as progress:
         result = benchmark(Settings.load(), requests=requests, rounds=rounds, seed=seed, progress=progress)
     typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
+
+
+def recovery_command(
+    seeds: Annotated[str, typer.Option(help="Seeds of the simulated shops, with commas.")] = "101,102,103",
+    customers: Annotated[int, typer.Option(min=200, max=100_000, help="Customers of each shop.")] = 5000,
+    products: Annotated[int, typer.Option(min=50, max=20_000, help="Products of each shop.")] = 800,
+    config: Annotated[
+        Path | None, typer.Option(metavar="F.toml", help="Recipes; default: those shipped.")
+    ] = None,
+) -> None:
+    """Measure how much of the truth of simulated shops the recipes recover, beside the oracle."""
+    from training.benchmarks.recovery import recovery
+    from training.recipe import TrainConfig
+
+    if not all(seed.strip().isdigit() for seed in seeds.split(",")):
+        raise ConfigError(f"expected seeds such as 1,2,3, found {seeds!r}; correct --seeds")
+    chosen = TrainConfig.read(config) if config else TrainConfig.default()
+    numbers = [int(seed) for seed in seeds.split(",")]
+    with shown() as progress:
+        result = recovery(
+            numbers,
+            customers=customers,
+            products=products,
+            config=chosen,
+            now=datetime.now(UTC),
+            progress=progress,
+        )
+    typer.echo(json.dumps(result, indent=1))

@@ -10,7 +10,6 @@ import logging
 import sys
 import tempfile
 import traceback
-import warnings
 from pathlib import Path
 
 import typer
@@ -31,8 +30,10 @@ for group in (demo, data, features, train, models, serve, recommend, benchmark):
 
 def main() -> None:
     """Run the command; the process exits with its code."""
-    warnings.filterwarnings("ignore")  # those of libraries; ours are errors or findings
-    logging.getLogger("feast").setLevel(logging.ERROR)
+    # warnings of libraries are not the user's; ours are errors or findings. Not by a filter: libraries reset those
+    logging.captureWarnings(True)
+    for name in ("py.warnings", "feast"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         app()
     except NextbestError as error:

@@ -56,7 +56,7 @@ class StoreConfig:
         return self.directory / "registry.db"
 
 
-def _redis_options(url: str) -> dict[str, Any]:
+def _redis_options(url: str, *, overwrite: bool) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ConfigError(
@@ -68,19 +68,22 @@ def _redis_options(url: str) -> dict[str, Any]:
     if parts.scheme == "rediss":
         connection.append("ssl=true")
     connection += ["socket_timeout=0.5", "socket_connect_timeout=0.5"]
-    return {"type": "redis", "connection_string": ",".join(connection)}
+    # without skip_dedup Redis silently keeps what it has unless the timestamp is newer: features built anew
+    # for the same instant, from corrected tables, would never arrive
+    return {"type": "redis", "connection_string": ",".join(connection), "skip_dedup": overwrite}
 
 
 def open_store(config: StoreConfig, *, offline: bool = True) -> FeatureStore:
     """Open the Feast store of ``config``.
 
-    With ``offline=False`` the DuckDB engine is neither needed nor loaded: what the service uses.
+    With ``offline=False`` the DuckDB engine is neither needed nor loaded: what the service uses. The store of
+    a deploy job (``offline=True``) overwrites what is online, whatever its timestamp.
     """
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
     online = (
-        _redis_options(config.redis_url)
+        _redis_options(config.redis_url, overwrite=offline)
         if config.redis_url
         else {"type": "sqlite", "path": str(config.sqlite_path)}
     )

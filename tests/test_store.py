@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import time
 from datetime import timedelta
 
@@ -130,6 +131,24 @@ def test_a_push_is_taken_whole_and_read_back(online: StoreConfig, features: Buil
     open_store(online).push(v.CUSTOMER_RECENT_PUSH, row)
     state = reader_of(online).read(row[s.CUSTOMER_ID].tolist(), features[1].as_of)[0]
     assert list(state.history.products) == list(row[v.RECENT_PRODUCTS].iloc[0])
+
+
+def test_features_built_anew_for_the_same_instant_arrive(
+    features: Built, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Redis keeps the older of two rows with one timestamp unless told otherwise."""
+    directory = tmp_path_factory.mktemp("anew")
+    for view in features[1].rows:
+        shutil.copy(features[1].path(view), directory)
+    own = dataclasses.replace(features[1], directory=directory)
+    for config in (StoreConfig(directory / "sqlite"), StoreConfig(directory / "redis", redis_url)):
+        materialise(apply(config, own), own)
+        rows = pd.read_parquet(own.path(v.CUSTOMER_FEATURES))
+        rows.assign(spend_365d=12345.0).to_parquet(own.path(v.CUSTOMER_FEATURES), index=False)
+        materialise(apply(config, own), own)
+        customer = latest_recent(own)[s.CUSTOMER_ID].iloc[0]
+        assert reader_of(config).read([customer], own.as_of)[0].row["spend_365d"] == 12345.0
+        rows.to_parquet(own.path(v.CUSTOMER_FEATURES), index=False)
 
 
 def test_a_dead_redis_is_unavailable_not_a_crash(

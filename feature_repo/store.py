@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from feature_repo.build import FeatureSet
 
 PROJECT: Final = "nextbest"
+OFFLINE_STORE: Final = "feature_repo.asof_store.AsofOfflineStore"
 _PUSH_ROWS: Final = 5_000
 
 
@@ -94,7 +95,7 @@ def open_store(config: StoreConfig, *, offline: bool = True) -> FeatureStore:
             provider="local",
             registry={"path": str(config.registry_path), "cache_ttl_seconds": 0},
             online_store=online,
-            offline_store={"type": "duckdb" if offline else "file"},
+            offline_store={"type": OFFLINE_STORE if offline else "file"},
             entity_key_serialization_version=3,
             repo_path=config.directory,
         )

@@ -8,20 +8,16 @@ is imported where it is used.
 
 from __future__ import annotations
 
-import contextlib
-import io
 import sqlite3
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote, urlsplit
 
 import pandas as pd
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.errors import ConfigError, FeatureUnavailable
 
@@ -32,7 +28,7 @@ if TYPE_CHECKING:
 
 PROJECT: Final = "nextbest"
 OFFLINE_STORE: Final = "feature_repo.asof_store.AsofOfflineStore"
-_PUSH_ROWS: Final = 5_000
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class StoreConfig:
         return self.directory / "registry.db"
 
 
-def _redis_options(url: str, *, overwrite: bool) -> dict[str, Any]:
+def _redis_options(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ConfigError(
@@ -69,22 +65,19 @@ def _redis_options(url: str, *, overwrite: bool) -> dict[str, Any]:
     if parts.scheme == "rediss":
         connection.append("ssl=true")
     connection += ["socket_timeout=0.5", "socket_connect_timeout=0.5"]
-    # without skip_dedup Redis silently keeps what it has unless the timestamp is newer: features built anew
-    # for the same instant, from corrected tables, would never arrive
-    return {"type": "redis", "connection_string": ",".join(connection), "skip_dedup": overwrite}
+    return {"type": "redis", "connection_string": ",".join(connection)}
 
 
 def open_store(config: StoreConfig, *, offline: bool = True) -> FeatureStore:
     """Open the Feast store of ``config``.
 
-    With ``offline=False`` the DuckDB engine is neither needed nor loaded: what the service uses. The store of
-    a deploy job (``offline=True``) overwrites what is online, whatever its timestamp.
+    With ``offline=False`` the DuckDB engine is neither needed nor loaded: what the service uses.
     """
     from feast import FeatureStore
     from feast.repo_config import RepoConfig
 
     online = (
-        _redis_options(config.redis_url, overwrite=offline)
+        _redis_options(config.redis_url)
         if config.redis_url
         else {"type": "sqlite", "path": str(config.sqlite_path)}
     )
@@ -117,10 +110,9 @@ def apply(config: StoreConfig, features: FeatureSet) -> FeatureStore:
 
 
 def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
-    """Bring the newest rows of every view into the online store; return the rows written by view.
+    """Bring the newest row of every entity and view into the online store; return the rows written by view.
 
-    Slow views go through Feast's own materialisation of the last snapshot. ``customer_recent`` is pushed
-    as whole rows, since at serving time it belongs to the event consumer and not to materialisation.
+    Rows overwrite what is there, whatever its timestamp.
 
     Raises
     ------
@@ -137,34 +129,24 @@ def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
 
 
 def _materialised(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
+    from feature_repo.bulk import write_rows
+
     written: dict[str, int] = {}
-    start = features.as_of - timedelta(seconds=1)
-    slow = [v.CUSTOMER_FEATURES, v.PRODUCT_FEATURES]
-    epoch = datetime(1970, 1, 1, tzinfo=UTC)
-    with contextlib.redirect_stdout(io.StringIO()):  # Feast prints its progress; ours is elsewhere
-        store.materialize(start_date=start, end_date=features.as_of, feature_views=slow)
-        if features.attributes:
-            store.materialize(epoch, features.as_of, feature_views=list(features.attributes))
-    for view in (*slow, *features.attributes):
-        written[view] = _entities(features.path(view))
-    recent = latest_recent(features)
-    for begin in range(0, len(recent), _PUSH_ROWS):
-        store.push(v.CUSTOMER_RECENT_PUSH, recent.iloc[begin : begin + _PUSH_ROWS])
-    written[v.CUSTOMER_RECENT] = len(recent)
+    for name in features.rows:
+        view = store.get_feature_view(name)
+        rows = latest(features, name)
+        write_rows(store, view, rows, [stamp.to_pydatetime() for stamp in rows[s.EVENT_TIMESTAMP]])
+        store.registry.apply_materialization(view, PROJECT, _EPOCH, features.as_of)
+        written[name] = len(rows)
     return written
 
 
-def _entities(path: Path) -> int:
-    """Return how many different entities a view's file has; each has one row online."""
-    return len(pc.unique(pq.read_table(path, columns=[pq.read_schema(path).names[0]])[0]))
-
-
-def latest_recent(features: FeatureSet) -> pd.DataFrame:
-    """Return the newest ``customer_recent`` row of every customer, event_timestamp in UTC."""
-    stamps = pq.read_table(
-        features.path(v.CUSTOMER_RECENT), columns=[s.CUSTOMER_ID, s.EVENT_TIMESTAMP]
-    ).to_pandas()
-    newest = stamps.groupby(s.CUSTOMER_ID)[s.EVENT_TIMESTAMP].idxmax().to_numpy()
-    rows: pd.DataFrame = pq.read_table(features.path(v.CUSTOMER_RECENT)).take(sorted(newest)).to_pandas()
+def latest(features: FeatureSet, view: str) -> pd.DataFrame:
+    """Return the newest row of every entity of ``view``, in order of the entity, event_timestamp in UTC."""
+    path = features.path(view)
+    entity = pq.read_schema(path).names[0]
+    stamps = pq.read_table(path, columns=[entity, s.EVENT_TIMESTAMP]).to_pandas()
+    newest = stamps.groupby(entity)[s.EVENT_TIMESTAMP].idxmax().to_numpy()
+    rows: pd.DataFrame = pq.read_table(path).take(newest).to_pandas()
     rows[s.EVENT_TIMESTAMP] = rows[s.EVENT_TIMESTAMP].dt.tz_localize(UTC)
     return rows

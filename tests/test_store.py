@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import sqlite3
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import redis
 
 from feature_repo import names as v
 from feature_repo import schema as s
@@ -18,7 +20,7 @@ from feature_repo.build import FeatureSet
 from feature_repo.errors import ConfigError
 from feature_repo.features import VIEWS, defaults
 from feature_repo.recent import History
-from feature_repo.store import StoreConfig, apply, latest_recent, materialise, open_store
+from feature_repo.store import StoreConfig, apply, latest, materialise, open_store
 from serving.errors import BundleError, FeatureUnavailable
 from serving.online import OnlineReader, plain_value
 from serving.settings import Settings
@@ -52,7 +54,7 @@ def reader_of(config: StoreConfig) -> OnlineReader:
 def test_offline_equals_online(online: StoreConfig, features: Built) -> None:
     """The law: what training joins at ``as_of`` is what the service reads, each feature, each customer."""
     feature_set = features[1]
-    customers = sorted(latest_recent(feature_set)[s.CUSTOMER_ID])
+    customers = sorted(latest(feature_set, v.CUSTOMER_RECENT)[s.CUSTOMER_ID])
     assert len(customers) > 150
     offline = customer_states(open_store(features[0].store), customers, feature_set.as_of)
     states = reader_of(online).read(customers, feature_set.as_of)
@@ -93,8 +95,48 @@ def test_attributes_reach_the_online_store(online: StoreConfig, features: Built)
         assert told[name].tolist() == last[name].tolist(), name
 
 
+def stored_by(config: StoreConfig) -> dict[object, object]:
+    """Every byte of the online store, whatever its order; of Redis the keys of the project."""
+    if config.redis_url is None:
+        with sqlite3.connect(config.sqlite_path) as connection:
+            tables = [
+                row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+            ]
+            rows = {name: connection.execute(f'SELECT * FROM "{name}"').fetchall() for name in tables}
+        return {(name, row[0], row[1]): row[2:] for name, listed in rows.items() for row in listed}
+    client = redis.Redis.from_url(config.redis_url)
+    return {key: client.hgetall(key) for key in client.scan_iter(b"*nextbest")}
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_stored_byte_for_byte_as_feast_stores(
+    kind: str, features: Built, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Feast's own materialisation and push of the same rows leave exactly the same store."""
+    feature_set = features[1]
+    found = []
+    for number, ours in enumerate((True, False)):
+        directory = tmp_path_factory.mktemp("bytes")
+        url = None if kind == "sqlite" else redis_url.removesuffix("/0") + f"/{number + 1}"
+        config = StoreConfig(directory, url)
+        store = apply(config, feature_set)
+        if ours:
+            materialise(store, feature_set)
+        else:
+            epoch = datetime(1970, 1, 1, tzinfo=UTC)
+            views = [name for name in feature_set.rows if name != v.CUSTOMER_RECENT]
+            store.materialize(epoch, feature_set.as_of, feature_views=views)
+            store.push(v.CUSTOMER_RECENT_PUSH, latest(feature_set, v.CUSTOMER_RECENT))
+        found.append(stored_by(config))
+    mine, theirs = found
+    assert len(mine) > 300
+    assert mine.keys() == theirs.keys()
+    different = [key for key in mine if mine[key] != theirs[key]]
+    assert not different, (different[0], mine[different[0]], theirs[different[0]])
+
+
 def test_online_read_equals_get_online_features(online: StoreConfig, features: Built) -> None:
-    customers = [*sorted(latest_recent(features[1])[s.CUSTOMER_ID])[:25], "nobody"]
+    customers = [*sorted(latest(features[1], v.CUSTOMER_RECENT)[s.CUSTOMER_ID])[:25], "nobody"]
     store = open_store(online, offline=False)
     told = store.get_online_features(
         features=store.get_feature_service(v.SERVICE),
@@ -115,7 +157,7 @@ def test_unknown_customer_gets_the_defaults(online: StoreConfig, features: Built
 
 
 def test_online_history_is_cut_at_the_asked_instant(online: StoreConfig, features: Built) -> None:
-    customer = latest_recent(features[1])[s.CUSTOMER_ID].iloc[0]
+    customer = latest(features[1], v.CUSTOMER_RECENT)[s.CUSTOMER_ID].iloc[0]
     reader = reader_of(online)
     whole = reader.read([customer], features[1].as_of)[0].history
     middle = pd.Timestamp(int(whole.at[len(whole) // 2]), unit="us", tz="UTC").to_pydatetime()
@@ -125,7 +167,7 @@ def test_online_history_is_cut_at_the_asked_instant(online: StoreConfig, feature
 
 
 def test_a_push_is_taken_whole_and_read_back(online: StoreConfig, features: Built) -> None:
-    row = latest_recent(features[1]).iloc[[0]].copy()
+    row = latest(features[1], v.CUSTOMER_RECENT).iloc[[0]].copy()
     row[s.CUSTOMER_ID] = f"pushed-{online.redis_url is None}"
     row[s.EVENT_TIMESTAMP] += pd.Timedelta(days=1)
     open_store(online).push(v.CUSTOMER_RECENT_PUSH, row)
@@ -146,7 +188,7 @@ def test_features_built_anew_for_the_same_instant_arrive(
         rows = pd.read_parquet(own.path(v.CUSTOMER_FEATURES))
         rows.assign(spend_365d=12345.0).to_parquet(own.path(v.CUSTOMER_FEATURES), index=False)
         materialise(apply(config, own), own)
-        customer = latest_recent(own)[s.CUSTOMER_ID].iloc[0]
+        customer = latest(own, v.CUSTOMER_RECENT)[s.CUSTOMER_ID].iloc[0]
         assert reader_of(config).read([customer], own.as_of)[0].row["spend_365d"] == 12345.0
         rows.to_parquet(own.path(v.CUSTOMER_FEATURES), index=False)
 
@@ -164,8 +206,6 @@ def test_a_dead_redis_is_unavailable_not_a_crash(
 
 
 def test_sqlite_store_is_in_wal_mode(features: Built) -> None:
-    import sqlite3
-
     with sqlite3.connect(features[0].store.sqlite_path) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 _DOUBLE: Final = Value(double_val=1.0).SerializeToString()[:-8]
 _REDIS_ROWS: Final = 2_000
+_SQLITE_CACHE_KB: Final = 100_000
 
 Texts = Sequence[str | None]
 
@@ -100,6 +101,8 @@ def _to_sqlite(
     wide = ", ".join(f"v{n} BLOB, t{n} TEXT" for n in range(len(features)))
     value, text = (" ".join(f"WHEN {n} THEN {c}{n}" for n in range(len(features))) for c in "vt")
     connection = online._get_conn(store.config)
+    connection.execute("PRAGMA temp_store = MEMORY")
+    connection.execute(f"PRAGMA cache_size = -{_SQLITE_CACHE_KB}")
     with connection:
         connection.execute(f"CREATE TEMP TABLE wide (entity_key BLOB, event_ts timestamp, {wide})")
         connection.execute("CREATE TEMP TABLE features (n INTEGER PRIMARY KEY, name TEXT)")

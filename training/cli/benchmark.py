@@ -22,6 +22,7 @@ def register(app: typer.Typer) -> None:
     """Add the group of commands to the application."""
     group = typer.Typer(help="Measure this installation; JSON on standard output.", no_args_is_help=True)
     group.command("serving")(serving_command)
+    group.command("features")(features_command)
     group.command("recovery")(recovery_command)
     app.add_typer(group, name="benchmark")
 
@@ -67,3 +68,28 @@ def recovery_command(
             progress=progress,
         )
     typer.echo(json.dumps(result, indent=1))
+
+
+def features_command(
+    keys: Annotated[int, typer.Option(min=100, help="Rows to join features to.")] = 500_000,
+    features: Annotated[int, typer.Option(min=1, max=500, help="Features joined and materialised.")] = 20,
+    snapshots: Annotated[int, typer.Option(min=100, help="Rows of the view that is joined.")] = 600_000,
+    rows: Annotated[int, typer.Option(min=10, help="Rows materialised.")] = 20_000,
+    interactions: Annotated[
+        str, typer.Option(help="Sizes of the build, with commas; empty for none.")
+    ] = "1000000",
+    rounds: Annotated[int, typer.Option(min=1, max=50, help="How often the sides take turns.")] = 3,
+) -> None:
+    """Measure the point-in-time join, materialising and the build, beside Feast's own."""
+    from eval.benchmarks.features import build_sizes, materialise, pit_join
+
+    sizes = [size.strip() for size in interactions.split(",") if size.strip()]
+    if not all(size.isdigit() and int(size) >= 1000 for size in sizes):
+        raise ConfigError(
+            f"expected sizes such as 1000000,5000000, found {interactions!r}; correct --interactions"
+        )
+    with shown() as progress:
+        join = pit_join(keys=keys, features=features, snapshots=snapshots, rounds=rounds, progress=progress)
+        online = materialise(rows=rows, features=features, rounds=rounds, progress=progress)
+        build = build_sizes([int(size) for size in sizes], progress=progress)
+    typer.echo(json.dumps({"pit_join": join, "materialise": online, "build": build}, indent=1))

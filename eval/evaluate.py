@@ -59,7 +59,8 @@ class Window:
         inside = bought[(bought[s.AT] >= at) & (bought[s.AT] < end)]
         if inside.empty:
             raise DataError(
-                f"expected purchases by known customers from {at} to {end}, found none; choose another window"
+                f"expected purchases by known customers from {at} to {end}, found none; "
+                "there is nothing to judge by: give purchases in the last weeks, or a longer horizon_days"
             )
         before = bought[bought[s.AT] < at]
         return cls(at, inside[pair].drop_duplicates(), before[pair].drop_duplicates())
@@ -97,14 +98,14 @@ class Evaluation:
         return kept[list(METRICS)]
 
     def interval(self, metric: str, which: str = ALL) -> Interval | None:
-        """Return mean and bootstrap interval of a metric; None for an empty slice."""
+        """Return mean and bootstrap interval of a metric; None for a slice of fewer than two customers."""
         values = self.rows(which)[metric]
-        return bootstrap_mean(values) if len(values) else None
+        return bootstrap_mean(values) if len(values) > 1 else None
 
     def versus(self, other: Evaluation, metric: str, which: str = ALL) -> Interval | None:
-        """Return the paired difference (self − other) of a metric; None for an empty slice."""
+        """Return the paired difference (self − other) of a metric; None below two customers."""
         mine, theirs = self.rows(which)[metric], other.rows(which)[metric]
-        return paired_difference(mine, theirs) if len(mine) else None
+        return paired_difference(mine, theirs) if len(mine) > 1 else None
 
     def to_json(self) -> dict[str, Any]:
         """Return means with intervals by slice, and the values over the whole list."""

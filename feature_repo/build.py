@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,6 +22,7 @@ import ibis.expr.datatypes as dt
 
 from feature_repo import names as v
 from feature_repo import schema as s
+from feature_repo.casts import quoted
 from feature_repo.errors import DataError
 from feature_repo.features import (
     CUSTOMER,
@@ -80,22 +81,37 @@ class FeatureSet:
             raise DataError(
                 f"expected built features in {directory}, found none; run `nextbest features TABLES`"
             )
-        told = json.loads(path.read_text())
-        return cls(**{**told, "directory": directory, "as_of": datetime.fromisoformat(told["as_of"])})
+        try:
+            told = json.loads(path.read_text())
+            return cls(**{**told, "directory": directory, "as_of": datetime.fromisoformat(told["as_of"])})
+        except (ValueError, TypeError, KeyError) as error:
+            raise DataError(
+                f"expected the description of built features in {path}, found it unreadable; "
+                "run `nextbest features TABLES`"
+            ) from error
 
     def path(self, view: str) -> Path:
         """Return the Parquet file of ``view``."""
         return self.directory / f"{view}.parquet"
 
 
-def snapshot_instants(first: datetime, as_of: datetime) -> list[datetime]:
-    """Mondays 00:00 UTC after ``first`` and before ``as_of``, then ``as_of`` itself."""
-    monday = datetime.combine(first.date(), datetime.min.time(), UTC) + timedelta(days=7 - first.weekday())
-    grid = []
-    while monday < as_of:
-        grid.append(monday)
-        monday += CADENCE
-    return [*grid, as_of]
+def snapshot_instants(active: Iterable[datetime], as_of: datetime) -> list[datetime]:
+    """Mondays 00:00 UTC before ``as_of`` with an interaction in the year before them, then ``as_of`` itself.
+
+    ``active`` holds the first instants of the weeks (Mondays) in which anything happened, in any order. A
+    Monday with nothing in its last year would repeat the one before: no window of a feature is longer.
+    """
+    grid: set[datetime] = set()
+    for week in active:
+        grid.update(week + CADENCE * number for number in range(1, YEAR // CADENCE.days + 2))
+    return [*sorted(monday for monday in grid if monday < as_of), as_of]
+
+
+def _active_weeks(tables: Tables) -> list[datetime]:
+    weeks = tables.con.execute(
+        f"SELECT DISTINCT date_trunc('week', {quoted(s.AT)}) FROM {s.INTERACTIONS} ORDER BY 1"
+    ).fetchall()
+    return [datetime.combine(week, datetime.min.time(), UTC) for (week,) in weeks]
 
 
 def _naive(instant: datetime) -> datetime:
@@ -277,7 +293,7 @@ def build(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     events = stage_events(tables)
-    instants = snapshot_instants(first, as_of)
+    instants = snapshot_instants(_active_weeks(tables), as_of)
     snapshots = {v.CUSTOMER_FEATURES: customer_snapshot, v.PRODUCT_FEATURES: product_snapshot}
     for number, instant in enumerate(instants, start=1):
         for view, snapshot in snapshots.items():

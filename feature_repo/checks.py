@@ -196,6 +196,15 @@ def _of_times(spec: Table, now: str | None) -> Iterator[Check]:
         "correct or remove the rows",
         shown=spec.names,
     )
+    low_fence = f"SELECT q[1] - greatest({_YEAR_SECONDS}, 3 * (q[2] - q[1])) FROM ({quartiles})"
+    yield Check(
+        f"{AT} not long before the rest",
+        spec.name,
+        _where(spec.name, f"{at} >= TIMESTAMP {literal(_OLDEST)} AND {seconds} < ({low_fence})"),
+        "such times lie more than a year before nearly all others, and would become the beginning of history; "
+        "correct them if they are slips; the rows are kept",
+        shown=spec.names,
+    )
 
 
 def _of_versions(table: str, key: str) -> Iterator[Check]:

@@ -86,19 +86,6 @@ class History:
         end = int(np.searchsorted(self.at, to_micros(at), side="left"))
         return History(self.products[:end], self.kinds[:end], self.at[:end], self.values[:end])
 
-    def plus_views(self, products: Iterable[str], at: datetime) -> History:
-        """Return the history with views of ``products`` just before ``at`` appended."""
-        seen = [(product, s.VIEW, to_micros(at) - 1, 0.0) for product in products]
-        if not seen:
-            return self
-        more = History.of(seen)
-        return History(
-            (*self.products, *more.products),
-            np.concatenate([self.kinds, more.kinds]),
-            np.concatenate([self.at, more.at]),
-            np.concatenate([self.values, more.values]),
-        )
-
 
 @dataclass(frozen=True)
 class RecentFeatures:

@@ -8,6 +8,7 @@ is imported where it is used.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,7 +54,8 @@ class StoreConfig:
         return self.directory / "registry.db"
 
 
-def _redis_options(url: str) -> dict[str, Any]:
+def redis_options(url: str) -> dict[str, Any]:
+    """Return Feast's settings of a Redis online store; ConfigError when ``url`` is no Redis URL."""
     parts = urlsplit(url)
     if parts.scheme not in ("redis", "rediss") or not parts.hostname:
         raise ConfigError(
@@ -77,7 +79,7 @@ def open_store(config: StoreConfig, *, offline: bool = True) -> FeatureStore:
     from feast.repo_config import RepoConfig
 
     online = (
-        _redis_options(config.redis_url)
+        redis_options(config.redis_url)
         if config.redis_url
         else {"type": "sqlite", "path": str(config.sqlite_path)}
     )
@@ -96,17 +98,36 @@ def open_store(config: StoreConfig, *, offline: bool = True) -> FeatureStore:
 
 
 def apply(config: StoreConfig, features: FeatureSet) -> FeatureStore:
-    """Register all Feast objects over ``features`` and prepare the online store (a deploy job)."""
+    """Register all Feast objects over ``features`` and prepare the online store (a deploy job).
+
+    Registry and embedded online store are made from the features: a damaged one is put aside and made anew.
+    """
     from feature_repo.definitions import definitions
 
-    store = open_store(config)
-    store.apply(definitions(features))
     if not config.redis_url:
-        with sqlite3.connect(config.sqlite_path) as connection:
-            # readers do not wait behind a long write
-            connection.execute("PRAGMA journal_mode=WAL")
-        connection.close()
+        _in_wal_mode(config.sqlite_path)
+    try:
+        store = open_store(config)
+        store.apply(definitions(features))
+    except Exception:
+        if not config.registry_path.exists():
+            raise
+        config.registry_path.replace(config.registry_path.with_suffix(".damaged"))
+        store = open_store(config)
+        store.apply(definitions(features))
     return store
+
+
+def _in_wal_mode(path: Path) -> None:
+    """Let readers go on beside a long write; put a file aside that is no database."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    except sqlite3.DatabaseError:
+        path.replace(path.with_suffix(".damaged"))
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
 
 
 def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:

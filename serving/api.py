@@ -167,7 +167,15 @@ class SimilarRequest(_Request):
 class ReasonItem(BaseModel):
     """Why a product is shown."""
 
-    code: Literal["similar_to", "bought_before", "viewed_before", "segment_favourite", "popular", "for_you"]
+    code: Literal[
+        "similar_to",
+        "bought_before",
+        "viewed_before",
+        "segment_favourite",
+        "same_category",
+        "popular",
+        "for_you",
+    ]
     product_id: str | None = None
     segment: str | None = None
 

@@ -177,7 +177,7 @@ def verify(root: Path, version: str) -> Manifest:
         Anything differs from what was published.
     """
     inside = root / "bundle"
-    again = "publish it anew or roll back (`nextbest rollback`)"
+    again = "publish another (`nextbest models` lists them) or train anew"
     try:
         told = (inside / MANIFEST).read_bytes()
     except OSError as error:

@@ -24,6 +24,7 @@ from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 
+_NOTHING: Final = np.empty(0, dtype=np.int32)
 _KIND_WEIGHTS: Final = {s.VIEW: 0.1, s.CLICK: 0.2, s.CART: 0.5, s.PURCHASE: 1.0, s.RETURN: -1.0}
 
 
@@ -32,7 +33,8 @@ class Confidence(BaseModel):
 
     The confidence of customer u in product i is ``1 + alpha · w_ui · (d_u · d_i)^-degree_exponent · g``
     where ``w_ui`` sums ``kind_weights[kind] · 0.5^(age / half_life_days)`` over their events (never below
-    zero), ``d`` are the weighted degrees and ``g`` keeps the mean at ``alpha``.
+    zero), ``d`` are the weighted degrees and ``g`` keeps the mean at ``alpha``. A product that is being
+    looked at as the request comes counts ``context_weight`` on top.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -40,6 +42,7 @@ class Confidence(BaseModel):
     alpha: float = Field(default=20.0, gt=0)
     half_life_days: float = Field(default=90.0, gt=0)
     degree_exponent: float = Field(default=0.0, ge=0, le=1)
+    context_weight: float = Field(default=20.0, ge=0)
     kind_weights: dict[str, float] = Field(default_factory=lambda: dict(_KIND_WEIGHTS))
 
     @cached_property
@@ -96,23 +99,27 @@ class FoldIn:
         gram = wide.T @ wide + regularization * np.eye(wide.shape[1])
         self._inverse = np.asarray(np.linalg.inv(gram), dtype=np.float64)
 
-    def encode(self, history: History, at: datetime) -> Float32 | None:
-        """Return the (d,) vector of the history; None when it says nothing about known products."""
-        products, weights = self.confidences(history, at)
+    def encode(self, history: History, at: datetime, context: NDArray[np.int32] = _NOTHING) -> Float32 | None:
+        """Return the (d,) vector of a history and of products looked at now; None when both say nothing."""
+        products, weights = self.confidences(history, at, context)
         if len(products) == 0:
             return None
         return self.solve(products, weights).astype(np.float32)
 
-    def confidences(self, history: History, at: datetime) -> tuple[NDArray[np.int32], Float64]:
-        """Return distinct known products of the history and c − 1 of each (positive)."""
+    def confidences(
+        self, history: History, at: datetime, context: NDArray[np.int32] = _NOTHING
+    ) -> tuple[NDArray[np.int32], Float64]:
+        """Return distinct known products of history and context, and c − 1 of each (positive)."""
         history = history.before(at)
         codes = np.array([self._index.get(product, -1) for product in history.products], dtype=np.int32)
         known = codes >= 0
-        if not known.any():
+        if not known.any() and not len(context):
             return np.empty(0, dtype=np.int32), np.empty(0)
-        reference = min(to_micros(at), max(self._as_of, int(history.at[-1]) + 1))
-        events = self._confidence.weights(history.kinds[known], (reference - history.at[known]) / DAY_US)
-        products, place = np.unique(codes[known], return_inverse=True)
+        latest = int(history.at[known].max(initial=self._as_of - 1)) + 1
+        ages = (min(to_micros(at), latest) - history.at[known]) / DAY_US
+        events = self._confidence.weights(history.kinds[known], ages)
+        events = np.concatenate([events, np.full(len(context), self._confidence.context_weight)])
+        products, place = np.unique(np.concatenate([codes[known], context]), return_inverse=True)
         weights = np.bincount(place, weights=events, minlength=len(products))
         positive = weights > 0
         products, weights = products[positive], weights[positive]

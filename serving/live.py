@@ -58,7 +58,8 @@ class Live(BaseModel):
             return cls()
         except (ValidationError, ValueError, OSError) as error:
             raise BundleError(
-                f"expected slots in {path}, found it unreadable ({error}); publish again"
+                f"expected slots in {path}, found it unreadable; publish a bundle again (`nextbest models` lists "
+                "them), which puts the damaged file aside"
             ) from error
 
     def version(self, slot: str) -> str | None:
@@ -70,7 +71,11 @@ class Live(BaseModel):
 def publish(path: Path, slot: str, version: str) -> None:
     """Make ``version`` live in ``slot``; what was live before can be rolled back to."""
     with _locked(path):
-        now = Live.read(path)
+        try:
+            now = Live.read(path)
+        except BundleError:
+            path.replace(path.with_suffix(".damaged"))
+            now = Live()
         held = now.slots.get(slot)
         tag = f"{NAME}:{version}"
         if held and held.live == tag:

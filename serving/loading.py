@@ -7,6 +7,7 @@ that a service started before ``nextbest features`` becomes ready without a rest
 from __future__ import annotations
 
 import contextlib
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from serving.metrics import Metrics
 from serving.online import OnlineReader
 from serving.recommender import Recommender
 from serving.settings import Settings
+
+log = logging.getLogger("nextbest")
 
 FAILURES: Final = 3
 REST_SECONDS: Final = 1.0
@@ -59,7 +62,11 @@ class GuardedReader:
             with self._lock:
                 self._failures += 1
                 self._rests_until = self._monotonic() + REST_SECONDS
+                if self._failures == FAILURES:
+                    log.warning("the online store fails: answering without recent history")
             raise
+        if self._failures >= FAILURES:
+            log.warning("the online store answers again")
         self._failures = 0
         return states
 

@@ -20,16 +20,20 @@ from numpy.typing import NDArray
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.recent import DAY_US, KIND_CODES, to_micros
+from feature_repo.recent import DAY_US, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Filters, Mask
 from serving.errors import FeatureUnavailable
 from serving.features import CustomerState, FeatureReader
-from serving.sources import Popular, Repeats, Segment, Source, Subject, Vectors, bought, personal
+from serving.sources import Popular, Segment, Source, Subject, Vectors, bought, personal
 
 Float32 = NDArray[np.float32]
 PurchasedPolicy = Literal["exclude", "allow", "due"]
+ReasonCode = Literal[
+    "similar_to", "bought_before", "viewed_before", "segment_favourite", "same_category", "popular", "for_you"
+]
 MAX_N: Final = 100
+_NOTHING: Final = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Query:
 class Reason:
     """Why a product is shown: a code, and the product or segment it refers to."""
 
-    code: Literal["similar_to", "bought_before", "viewed_before", "segment_favourite", "popular", "for_you"]
+    code: ReasonCode
     product_id: str | None = None
     segment: str | None = None
 
@@ -122,11 +126,11 @@ class Recommender:
         catalog = self.bundle.catalog
         context, ignored = catalog.indices(query.context)
         exclude, unknown = catalog.indices(query.exclude)
-        subject = self._subject(query, state)
+        subject = self._subject(query, state, context)
         allowed = catalog.on_sale(query.at) & catalog.matching(query.filters)
         allowed[exclude] = False
         allowed[self._held_back(query, subject)] = False
-        items = self._fill(subject, allowed, context, query.n)
+        items = self._fill(subject, allowed, query.n)
         return Recommendations(tuple(items), tuple(dict.fromkeys([*ignored, *unknown])))
 
     def score(self, customer_ids: Sequence[str], product_ids: Sequence[str], at: datetime) -> Float32:
@@ -147,7 +151,7 @@ class Recommender:
     def similar(
         self, product_ids: Sequence[str], *, n: int, at: datetime, filters: Filters | None = None
     ) -> Recommendations:
-        """Return the products nearest to the given ones (cosine), then popular ones to make n."""
+        """Return the products nearest to the given ones (cosine); then the popular of their categories, then of all."""
         catalog = self.bundle.catalog
         given, ignored = catalog.indices(product_ids)
         allowed = catalog.on_sale(at) & catalog.matching(filters or Filters())
@@ -164,9 +168,13 @@ class Recommender:
                 reason = Reason("similar_to", product_id=catalog.ids[near])
                 items.append(self._item(product, len(items) + 1, float(cosine[product]), name, reason))
             allowed[order] = False
-        nobody = self._subject(Query(at=at), CustomerState())
-        for product, score, source in self._drawn([Popular(self.bundle)], nobody, allowed, n - len(items)):
-            items.append(self._item(product, len(items) + 1, score, source, Reason("popular")))
+        popular, nobody = [Popular(self.bundle)], self._subject(Query(at=at), CustomerState())
+        category = catalog.frame[s.CATEGORY]
+        akin = allowed & category.isin(category.iloc[given].dropna()).to_numpy()
+        stages: tuple[tuple[Mask, ReasonCode], ...] = ((akin, "same_category"), (allowed & ~akin, "popular"))
+        for mask, code in stages:
+            for product, score, source in self._drawn(popular, nobody, mask, n - len(items)):
+                items.append(self._item(product, len(items) + 1, score, source, Reason(code)))
         return Recommendations(tuple(items), tuple(ignored))
 
     def _states(self, queries: Sequence[Query]) -> list[CustomerState]:
@@ -186,12 +194,12 @@ class Recommender:
                 states[i] = state
         return states
 
-    def _subject(self, query: Query, state: CustomerState) -> Subject:
+    def _subject(self, query: Query, state: CustomerState, context: NDArray[np.int32] = _NOTHING) -> Subject:
         row = None if query.customer_id is None else self._rows.get(query.customer_id)
         segment = state.segment or ("" if row is None else self._segments[row])
         own = bought(self.bundle, row, state.history)
-        history = state.history.plus_views(query.context, query.at)
-        return Subject(row, segment, history, own, query.at, repeats=query.purchased != "exclude")
+        repeats = query.purchased != "exclude"
+        return Subject(row, segment, state.history, np.unique(context), own, query.at, repeats=repeats)
 
     def _held_back(self, query: Query, subject: Subject) -> NDArray[np.int32]:
         """Products the purchased policy keeps out: bought ones, or those bought and not yet due again."""
@@ -206,16 +214,16 @@ class Recommender:
             case "allow":
                 return own.products[:0]
 
-    def _fill(
-        self, subject: Subject, allowed: Mask, context: NDArray[np.int32], n: int
-    ) -> list[Recommendation]:
+    def _fill(self, subject: Subject, allowed: Mask, n: int) -> list[Recommendation]:
+        context = subject.context
         first = allowed.copy()
         first[context] = False
         drawn = self._drawn(self._chain, subject, first, n)
         if len(drawn) < n and allowed[context].any():
             rest = allowed & ~first
             drawn += self._drawn(self._chain, subject, rest, n - len(drawn))
-        seen = self.bundle.catalog.indices(dict.fromkeys(subject.history.products))[0]
+        known = self.bundle.catalog.indices(dict.fromkeys(subject.history.products))[0]
+        seen = np.unique(np.concatenate([known, context]))
         return [
             self._item(product, rank, score, source, self._reason(product, source, seen, subject))
             for rank, (product, score, source) in enumerate(drawn, start=1)
@@ -242,11 +250,10 @@ class Recommender:
             return Reason("segment_favourite", segment=subject.segment)
         if source == "popular":
             return Reason("popular")
-        if isinstance(self._personal, Repeats):
+        if product in subject.bought.products:
             return Reason("bought_before", product_id=self.bundle.catalog.ids[product])
         if self._unit is None or not len(seen):
             return Reason("for_you")
-        history = subject.history
         nearness = self._unit[seen] @ self._unit[product]
         if float(nearness.max()) <= 0:
             return Reason("for_you")
@@ -254,21 +261,13 @@ class Recommender:
         product_id = self.bundle.catalog.ids[nearest]
         if nearest != product:
             return Reason("similar_to", product_id=product_id)
-        kinds = {
-            kind
-            for seen_id, kind in zip(history.products, history.kinds, strict=True)
-            if seen_id == product_id
-        }
-        return Reason("bought_before" if _BOUGHT in kinds else "viewed_before", product_id=product_id)
+        return Reason("viewed_before", product_id=product_id)
 
     def _item(self, product: int, rank: int, score: float, source: str, reason: Reason) -> Recommendation:
         catalog = self.bundle.catalog
         return Recommendation(
             catalog.ids[product], catalog.names[product], rank, float(score), source, reason
         )
-
-
-_BOUGHT: Final = KIND_CODES[s.PURCHASE]
 
 
 def _unit(vectors: Float32 | None) -> Float32 | None:

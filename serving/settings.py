@@ -6,6 +6,7 @@ lies in it too unless ``BENTOML_HOME`` says otherwise.
 
 from __future__ import annotations
 
+import difflib
 import os
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,14 +14,19 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from feature_repo.store import StoreConfig
+from feature_repo.store import StoreConfig, redis_options
 from serving.errors import ConfigError
+
+#: Variables of the project that are no settings of a running Nextbest.
+_OTHERS = {"NEXTBEST_REALDATA"}
 
 
 class Settings(BaseSettings):
     """Where things are and how the service behaves; every field is an environment variable."""
 
-    model_config = SettingsConfigDict(env_prefix="NEXTBEST_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix="NEXTBEST_", frozen=True, extra="ignore", env_ignore_empty=True
+    )
 
     home: Path = Path(".nextbest")
     redis_url: str | None = None
@@ -47,8 +53,18 @@ class Settings(BaseSettings):
         keys = os.environ.get("NEXTBEST_API_KEYS", "")
         if "api_keys" not in given:
             given["api_keys"] = tuple(key.strip() for key in keys.split(",") if key.strip())
+        known = {f"NEXTBEST_{name.upper()}" for name in cls.model_fields} | _OTHERS
+        for name in sorted(os.environ):
+            if name.startswith("NEXTBEST_") and name not in known:
+                near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
+                raise ConfigError(
+                    f"expected a known setting, found {name}; the nearest is {near}, else unset it"
+                )
         try:
-            return cls(**given)
+            settings = cls(**given)
+            if settings.redis_url is not None:
+                redis_options(settings.redis_url)
+            return settings
         except ValidationError as error:
             first = error.errors()[0]
             name = "NEXTBEST_" + "_".join(str(part) for part in first["loc"]).upper()

@@ -39,13 +39,14 @@ class Subject:
     """Who is asking, as the sources see it.
 
     ``row`` is the customer's row in the bundle (None when unknown to training); ``history`` holds the
-    recent events with the request's context appended; ``bought`` joins the bundle's record of purchases
+    recent events, ``context`` the products looked at now (indices); ``bought`` joins the bundle's record of purchases
     with those made since. ``repeats`` tells whether products bought before may be shown.
     """
 
     row: int | None
     segment: str
     history: History
+    context: Int32
     bought: Bought
     at: datetime
     repeats: bool = False
@@ -118,7 +119,7 @@ class Vectors:
 
     def vector(self, subject: Subject) -> Float32 | None:
         """Return the (d,) query vector, or None for somebody of whom nothing is known."""
-        folded = self._fold_in.encode(subject.history, subject.at)
+        folded = self._fold_in.encode(subject.history, subject.at, subject.context)
         if folded is not None:
             return folded
         if subject.row is not None and self._lookup is not None and self._lookup[subject.row].any():

@@ -149,13 +149,22 @@ def test_lines_of_one_instant_make_one_row_whatever_their_order(tmp_path: Path) 
 
 
 def test_snapshots_stand_on_mondays_and_at_the_cut() -> None:
-    instants = snapshot_instants(datetime(2026, 1, 1, 9, tzinfo=UTC), datetime(2026, 1, 20, 6, tzinfo=UTC))
+    weeks = [datetime(2025, 12, 29, tzinfo=UTC), datetime(2026, 1, 12, tzinfo=UTC)]
+    instants = snapshot_instants(weeks, datetime(2026, 1, 20, 6, tzinfo=UTC))
     assert instants == [
         datetime(2026, 1, 5, tzinfo=UTC),
         datetime(2026, 1, 12, tzinfo=UTC),
         datetime(2026, 1, 19, tzinfo=UTC),
         datetime(2026, 1, 20, 6, tzinfo=UTC),
     ]
+
+
+def test_one_slip_of_the_pen_does_not_make_a_thousand_snapshots() -> None:
+    """A single row decades before the rest costs a year of snapshots, not decades."""
+    weeks = [datetime(1990, 1, 1, tzinfo=UTC), datetime(2026, 1, 5, tzinfo=UTC)]
+    instants = snapshot_instants(weeks, datetime(2026, 2, 1, tzinfo=UTC))
+    assert len(instants) == 53 + 3 + 1
+    assert instants == sorted(set(instants))
 
 
 def test_no_interaction_before_the_cut_is_refused(tmp_path: Path) -> None:

@@ -300,12 +300,14 @@ def test_segments_need_enough_purchases() -> None:
     [
         (
             "[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactor=3",
-            r"recipes\.0\.als\.factor.*'factors'",
+            r"recipes\.0\.als\.factor.*'recipes\.als\.factors'",
         ),
         ("horizon=3\n[[recipes]]\nname='a'\nmodel='als'", "horizon.*'horizon_days'"),
         ("[[recipes]]\nname='a'\nmodel='magic'", "model.*'magic'"),
         ("[[recipes]]\nname='a'\nmodel='als'\n[[recipes]]\nname='a'\nmodel='repeats'", "distinct"),
         ("recipes = []", "recipes"),
+        ("[recipes.als]\nfactors=3", r"list of tables \(\[\[recipes\]\]\)"),
+        ("[[recipes]]\nname='a'\nmodel='als'\nfactors=3", r"recipes\.0\.factors.*'recipes\.als\.factors'"),
         ("recipes = [", "TOML"),
         ("[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactors=0", "factors.*found 0"),
     ],

@@ -67,13 +67,6 @@ def test_rows_round_trip_through_the_view_and_json() -> None:
     assert History.from_row(view).to_rows() == rows
 
 
-def test_context_is_appended_just_before_the_instant() -> None:
-    seen = history([("a", s.PURCHASE, 1.0)]).plus_views(["c", "b"], AT)
-    assert seen.products == ("a", "c", "b")
-    assert len(seen.before(AT)) == 3
-    assert len(seen.before(AT - timedelta(hours=1))) == 1
-
-
 def test_microseconds_are_exact() -> None:
     assert to_micros(datetime(1970, 1, 1, tzinfo=UTC)) == 0
     assert to_micros(datetime(2026, 3, 1, 0, 0, 0, 123457, tzinfo=UTC)) % 1_000_000 == 123457

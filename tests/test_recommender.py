@@ -169,6 +169,48 @@ def test_context_changes_a_strangers_answer_towards_it() -> None:
     assert not set(near.product_ids) & set(context), "what is being looked at comes last"
 
 
+def test_an_unknown_product_in_the_context_changes_nothing() -> None:
+    """Also for somebody whose history is long past."""
+    customer = state([("p001", s.PURCHASE, 300.0), ("p002", s.VIEW, 200.0)])
+    for at in (AT, AT + timedelta(days=900)):
+        plain = RECOMMENDER.answer(Query(at=at, customer_id="stranger", n=9), customer)
+        unknown = RECOMMENDER.answer(
+            Query(at=at, customer_id="stranger", n=9, context=("no-such",)), customer
+        )
+        assert unknown.items == plain.items
+        assert unknown.ignored == ("no-such",)
+
+
+def test_what_is_looked_at_now_outweighs_an_old_view() -> None:
+    source = RECOMMENDER._personal
+    history = state([("p001", s.VIEW, 1.0)]).history
+    context = np.array([2], dtype=np.int32)
+    products, weights = source._fold_in.confidences(history, AT, context)  # type: ignore[union-attr]
+    assert products.tolist() == [1, 2]
+    assert weights[1] > 10 * weights[0]
+
+
+def test_bought_products_say_so_whatever_is_near() -> None:
+    on_sale = [p for p, ok in zip(IDS, BUNDLE.catalog.on_sale(AT), strict=True) if ok]
+    customer = state([(p, s.PURCHASE, 5.0) for p in on_sale[:6]])
+    items = RECOMMENDER.answer(Query(at=AT, n=40, purchased="allow"), customer).items
+    told = {item.product_id: item.reason for item in items}
+    for product in on_sale[:6]:
+        assert told[product].code == "bought_before"
+        assert told[product].product_id == product
+
+
+def test_similar_without_vectors_stays_in_the_category() -> None:
+    bundle = make_bundle(encoder="none", chain=("popular",))
+    given = next(row for row, c in enumerate(bundle.catalog.frame[s.CATEGORY]) if c == "tea")
+    items = Recommender(bundle, FrameReader({})).similar([IDS[given]], n=30, at=AT).items
+    category = dict(zip(IDS, bundle.catalog.frame[s.CATEGORY], strict=True))
+    same = [category[item.product_id] == "tea" for item in items]
+    assert same == sorted(same, reverse=True)
+    assert 0 < sum(same) < len(same)
+    assert {item.reason.code for item in items[: sum(same)]} == {"same_category"}
+
+
 def test_context_is_shown_when_nothing_else_is_left() -> None:
     allowed = sorted(passing(BUNDLE, Query(at=AT), CustomerState()))
     only = tuple(sorted(set(IDS) - set(allowed[:4])))

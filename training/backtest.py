@@ -118,7 +118,5 @@ def gate(result: Backtest, champion: Recipe | None) -> Verdict:
         return Verdict(
             recipes[best.name], f"{best.name} replaces {champion.name}: {label} differs by {difference:.4f}"
         )
-    return Verdict(
-        champion,
-        f"{champion.name} stays: {best.name} is not surely better, {label} differs by {difference:.4f}",
-    )
+    told = "cannot be compared" if difference is None else f"differs by {difference:.4f}"
+    return Verdict(champion, f"{champion.name} stays: {best.name} is not surely better, {label} {told}")

@@ -94,8 +94,10 @@ class TrainConfig(Config):
         """
         try:
             text = path.read_text()
-        except OSError as error:
-            raise ConfigError(f"expected a configuration file at {path}, found none; name another") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"expected a TOML file at {path}, found no readable text; name another"
+            ) from error
         return cls.parse(text, path.name)
 
     @classmethod
@@ -114,16 +116,21 @@ def _explained(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
-        near = difflib.get_close_matches(key, sorted(_keys(TrainConfig)), n=1, cutoff=0.0)
-        return f"expected a known key, found {where}; the nearest valid key is {near[0]!r}"
+        paths = _paths(TrainConfig)
+        near = difflib.get_close_matches(key, [path.rpartition(".")[2] for path in paths], n=1, cutoff=0.0)[0]
+        path = next(path for path in paths if path.rpartition(".")[2] == near)
+        return f"expected a known key, found {where}; the nearest valid key is {path!r}"
+    if first["type"] == "tuple_type":
+        return f"expected a list of tables ([[{where}]]), found {first.get('input')!r}; correct it"
     return f"expected a valid {where or 'configuration'}, found {first.get('input')!r} ({first['msg']}); correct it"
 
 
-def _keys(model: Any) -> set[str]:
-    keys: set[str] = set()
+def _paths(model: Any, above: str = "") -> list[str]:
+    """Return every key with the keys above it, outermost first."""
+    paths: list[str] = []
     for name, field in model.model_fields.items():
-        keys.add(name)
+        paths.append(f"{above}{name}")
         for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if hasattr(inner, "model_fields"):
-                keys |= _keys(inner)
-    return keys
+                paths += _paths(inner, f"{above}{name}.")
+    return paths

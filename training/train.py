@@ -101,6 +101,13 @@ def one_job(settings: Settings) -> Iterator[None]:
 def last_split(tables: Tables, horizon_days: int) -> Split:
     """Return the split whose test window is the last ``horizon_days`` of the interactions."""
     at = tables.frame(s.INTERACTIONS, [s.AT])[s.AT]
+    days = (at.max() - at.min()).days
+    if days <= 2 * horizon_days:
+        raise DataError(
+            f"expected interactions over more than {2 * horizon_days} days, to train on a past and judge on the "
+            f"{horizon_days} days after it, found {days} days; give a longer history, or a smaller horizon_days in "
+            "the configuration"
+        )
     return Split.last(at, horizon=timedelta(days=horizon_days))
 
 
@@ -176,10 +183,10 @@ def entrants(recipes: Sequence[Recipe], champion: Recipe | None) -> tuple[list[R
 
 def live_recipe(settings: Settings) -> Recipe | None:
     """Return the recipe of the live bundle; None when nothing sound is live."""
-    version = Live.read(settings.live).version(settings.slot)
-    if version is None:
-        return None
     try:
+        version = Live.read(settings.live).version(settings.slot)
+        if version is None:
+            return None
         return Recipe.model_validate(verify(settings.bundles / version, version).recipe)
     except (NextbestError, ValueError):
         return None

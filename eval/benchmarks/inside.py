@@ -51,7 +51,8 @@ def stages(recommender: Recommender, queries: Sequence[Query]) -> dict[str, floa
         if vectors is not None and bundle.index is not None:
             row = rows.get(customer)
             own = bought(bundle, row, state.history)
-            subject = Subject(row, state.segment, state.history, own, query.at)
+            nothing = np.empty(0, dtype=np.int32)
+            subject = Subject(row, state.segment, state.history, nothing, own, query.at)
             allowed = bundle.catalog.on_sale(query.at)
             start = perf_counter()
             vector = vectors.vector(subject)

@@ -39,10 +39,17 @@ def main() -> None:
     except NextbestError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    except KeyboardInterrupt:
-        sys.exit(130)
     except BrokenPipeError:
         sys.exit(141)
+    except OSError as error:
+        about = f" {error.filename}" if error.filename else ""
+        sys.stderr.write(
+            f"error: expected to read and write files, found {error.strerror or error}:{about}; "
+            "check the path, its permissions and the disk, or set NEXTBEST_HOME to another directory\n"
+        )
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
     except Exception as error:
         with tempfile.NamedTemporaryFile("w", prefix="nextbest-", suffix=".log", delete=False) as file:
             traceback.print_exc(file=file)

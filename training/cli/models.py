@@ -27,9 +27,10 @@ def register(app: typer.Typer) -> None:
 def models_command(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
     """List published bundles, newest first; the live one is marked."""
     settings = Settings.load()
-    current = live.Live.read(settings.live).version(settings.slot)
-    found = sorted(settings.bundles.glob("*/bundle/manifest.json"), reverse=True)
-    rows = [_described(settings, path.parent.parent.name, current) for path in found]
+    current = live.Live.read(settings.live).version(settings.slot) if _readable(settings) else None
+    found = {path.name for path in settings.bundles.glob("[0-9]*") if path.is_dir()}
+    versions = sorted(found | ({current} if current else set()), reverse=True)
+    rows = [_described(settings, version, current) for version in versions]
     if as_json:
         typer.echo(json.dumps(rows))
         return
@@ -40,6 +41,16 @@ def models_command(as_json: Annotated[bool, typer.Option("--json", help="Print a
     for row in rows:
         table.add_row("●" if row["live"] else "", *(str(row[name]) for name in tuple(row)[1:]))
     console().print(table)
+
+
+def _readable(settings: Settings) -> bool:
+    """Whether ``live.json`` can be read; bundles are listed all the same, for one of them to be published."""
+    try:
+        live.Live.read(settings.live)
+    except BundleError as error:
+        typer.echo(f"warning: {error}", err=True)
+        return False
+    return True
 
 
 def _described(settings: Settings, version: str, current: str | None) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+_SILENCE_SECONDS = 10.0
+
 Progress = Callable[[str, int, int], None]
 
 
@@ -39,9 +41,14 @@ def shown(*, quiet: bool = False) -> Iterator[Progress]:
     else:
         began = time.monotonic()
 
+        told = began
+
         def line(what: str, done: int, total: int) -> None:
-            if done == total:
-                sys.stderr.write(f"  {what}: {total} done after {time.monotonic() - began:.1f} s\n")
+            nonlocal told
+            now = time.monotonic()
+            if done == total or now - told > _SILENCE_SECONDS:
+                told = now
+                sys.stderr.write(f"  {what}: {done} of {total}, {now - began:.1f} s since the start\n")
                 sys.stderr.flush()
 
         yield line

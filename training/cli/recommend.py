@@ -34,6 +34,8 @@ def recommend_command(
     """Show what the live bundle recommends to one customer."""
     if purchased not in ("exclude", "allow", "due"):
         raise ConfigError(f"expected --purchased exclude, allow or due, found {purchased!r}; choose one")
+    if not customer_id.strip():
+        raise ConfigError("expected a CUSTOMER_ID, found nothing; name one")
     settings = Settings.load()
     recommender = open_live(settings)
     query = Query(at=datetime.now(UTC), customer_id=customer_id, n=n, purchased=purchased)  # type: ignore[arg-type]
@@ -47,7 +49,7 @@ def recommend_command(
         return
     screen = console()
     screen.print(f"{customer_id}, by {recommender.bundle.tag}", markup=False)
-    screen.print(answer(items))
+    screen.print(answer(items) if items else "nothing on sale passes: try --purchased allow")
 
 
 def open_live(settings: Settings) -> Recommender:

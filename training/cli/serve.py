@@ -37,6 +37,8 @@ def serve_command(
             f"expected an IP address for --host, found {host!r}; use 127.0.0.1 or 0.0.0.0"
         ) from error
     check_port(str(address), port)
+    if not settings.bentoml_home.is_dir():  # BentoML would fail over it with a traceback
+        settings.bentoml_home.mkdir(parents=True)
     if not address.is_loopback and not settings.api_keys:
         sys.stderr.write("no NEXTBEST_API_KEYS are set: only requests from this machine will be answered\n")
         sys.stderr.flush()

@@ -162,6 +162,20 @@ def _materialised(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
     return written
 
 
+def is_online(store: FeatureStore, features: FeatureSet) -> bool:
+    """Whether the online store holds the newest row of the first entity of every view."""
+    for name in features.rows:
+        view = store.get_feature_view(name)
+        entity, key = latest(features, name).iloc[0], view.join_keys[0]
+        found = store.get_online_features(
+            features=[f"{name}:{field.name}" for field in view.features],
+            entity_rows=[{key: entity[key]}],
+        ).to_dict()
+        if all(found[field.name] == [None] for field in view.features):
+            return False
+    return True
+
+
 def latest(features: FeatureSet, view: str) -> pd.DataFrame:
     """Return the newest row of every entity of ``view``, in order of the entity, event_timestamp in UTC."""
     path = features.path(view)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from serving.live import Live
-from tests.conftest import SMALL, Published
+from tests.conftest import SMALL, Published, free_port
 from training.cli import main
+from training.cli.recommend import open_live
 
 
 @dataclass(frozen=True)
@@ -172,3 +173,98 @@ def test_as_of_must_be_an_instant(run: Run, world_tables: Path) -> None:
     result = run("features", world_tables, "--as-of", "yesterday")
     assert result.code == 2
     assert "'yesterday'" in result.err
+
+
+@pytest.mark.parametrize(
+    "damaged", ["features/features.json", "feast/registry.db", "feast/online.db", "live.json"]
+)
+def test_a_damaged_home_is_made_whole_by_training_again(
+    run: Run, own_copy: Published, tmp_path: Path, damaged: str
+) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL)
+    home = own_copy.settings.home
+    (home / damaged).write_text("junk")
+    assert run("models", home=home).code == 0
+    if damaged != "features/features.json":
+        hurt = run("recommend", "c000001")
+        assert (hurt.code, "error" in hurt.err) == (2, True) or "without recent history" in hurt.err
+    assert run("train", own_copy.tables, "--config", config).code == 0
+    whole = run("recommend", "c000001")
+    assert (whole.code, whole.err) == (0, "")
+    reader = open_live(own_copy.settings).features
+    state = reader.read(["c000001"], own_copy.report.backtest.end)[0]
+    assert len(state.history) > 0
+
+
+def test_a_damaged_live_file_does_not_lock_publishing_out(run: Run, own_copy: Published) -> None:
+    home = own_copy.settings.home
+    (home / "live.json").write_text("{")
+    refused = run("rollback", home=home)
+    assert refused.code == 2
+    assert "publish a bundle again" in refused.err
+    assert run("publish", f"nextbest:{own_copy.report.version}").code == 0
+    assert run("recommend", "c000001").code == 0
+
+
+def test_a_live_bundle_that_is_gone_is_listed_as_such(run: Run, own_copy: Published) -> None:
+    shutil.rmtree(own_copy.settings.bundles / own_copy.report.version)
+    listed = json.loads(run("models", "--json", home=own_copy.settings.home).out)
+    assert listed[0]["live"]
+    assert "found no manifest.json" in listed[0]["state"]
+
+
+def test_a_home_that_is_a_file_is_one_sentence(run: Run, world_tables: Path, tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("")
+    for words in (["train", world_tables], ["features", world_tables], ["serve", "--port", free_port()]):
+        result = run(*words, home=tmp_path / "plain")
+        assert result.code == 2
+        assert result.err.startswith("error: expected to read and write files")
+
+
+def test_settings_nobody_knows_or_that_do_not_fit_are_told(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NEXTBEST_REDIS_ULR", "redis://x")
+    assert "NEXTBEST_REDIS_URL" in run("models").err
+    monkeypatch.delenv("NEXTBEST_REDIS_ULR")
+    monkeypatch.setenv("NEXTBEST_REDIS_URL", "localhost:6379")
+    refused = run("serve", "--port", free_port())
+    assert refused.code == 2
+    assert "redis://host:6379/0" in refused.err
+
+
+def few(directory: Path, rows: list[tuple[str, str, str, str]]) -> Path:
+    """Tables with exactly these interactions: customer, product, instant, kind."""
+    directory.mkdir()
+    lines = ["customer_id,product_id,at,kind", *(",".join(row) for row in rows)]
+    (directory / "interactions.csv").write_text("\n".join(lines) + "\n")
+    (directory / "products.csv").write_text(
+        "product_id\n" + "\n".join(sorted({row[1] for row in rows})) + "\n"
+    )
+    return directory
+
+
+DAYS = [f"2026-{month:02d}-{day:02d}" for month in range(1, 7) for day in (1, 8, 15, 22)]
+
+
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ([("c1", "p1", DAYS[0], "purchase")], "found 0 days"),
+        ([("c1", "p1", day, "view") for day in DAYS], "nothing to judge by"),
+        ([("c1", "p1", "2026-01-01", "purchase"), ("c1", "p2", "2026-01-09", "purchase")], "found 8 days"),
+    ],
+    ids=["one purchase", "only views", "a week"],
+)
+def test_too_little_to_train_on_is_told(
+    run: Run, tmp_path: Path, rows: list[tuple[str, str, str, str]], told: str
+) -> None:
+    result = run("train", few(tmp_path / "few", rows))
+    assert result.code == 2
+    assert told in result.err
+
+
+def test_one_customer_is_enough_to_publish(run: Run, tmp_path: Path) -> None:
+    rows = [("c1", f"p{n % 5}", day, "purchase") for n, day in enumerate(DAYS)]
+    assert run("train", few(tmp_path / "few", rows)).code == 0
+    assert run("recommend", "c1", "--purchased", "allow").code == 0
+    assert "nothing on sale passes" in run("recommend", "c1").out

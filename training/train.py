@@ -60,7 +60,8 @@ def build_features(
 def current_features(settings: Settings, tables: Tables, progress: Progress | None = None) -> FeatureSet:
     """Return the features of exactly these tables, all of them, by this code; build them if need be.
 
-    Features found whole are registered again, since a home may have been moved since.
+    Features found whole are registered again, since a home may have been moved since, and brought online
+    again where the online store has lost them.
     """
     try:
         features = FeatureSet.read(settings.features)
@@ -73,7 +74,9 @@ def current_features(settings: Settings, tables: Tables, progress: Progress | No
     )
     if not current:
         return build_features(settings, tables, progress=progress)[0]
-    feature_store.apply(settings.store, features)
+    store = feature_store.apply(settings.store, features)
+    if not feature_store.is_online(store, features):
+        feature_store.materialise(store, features)
     return features
 
 

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from eval.world import World
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.build import build, customer_snapshot, snapshot_instants, stage_events
+from feature_repo.build import build, snapshot_instants
 from feature_repo.errors import DataError
 from feature_repo.features import CUSTOMER, CUSTOMER_TASTE, PRODUCT, VIEWS
+from feature_repo.snapshots import customer_snapshot, stage_events
 from feature_repo.tables import Tables, write_tables
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)

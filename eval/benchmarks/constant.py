@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 #: Environment variable with the path of the file that holds the constant answer.
-ANSWER: Final = "NEXTBEST_CONSTANT_ANSWER"
+ANSWER: Final = "BENCHMARK_CONSTANT_ANSWER"
 
 
 @bentoml.service(name="Native")

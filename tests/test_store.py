@@ -13,10 +13,13 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 import redis
+from hypothesis import given
+from hypothesis import strategies as st
 
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.build import FeatureSet
+from feature_repo.bulk import _texts
 from feature_repo.errors import ConfigError
 from feature_repo.features import VIEWS, defaults
 from feature_repo.recent import History
@@ -133,6 +136,14 @@ def test_stored_byte_for_byte_as_feast_stores(
     assert mine.keys() == theirs.keys()
     different = [key for key in mine if mine[key] != theirs[key]]
     assert not different, (different[0], mine[different[0]], theirs[different[0]])
+
+
+@given(st.lists(st.floats(allow_nan=False) | st.floats(-0.01, 0.01), min_size=1, max_size=50))
+def test_numbers_are_written_as_python_writes_them(numbers: list[float]) -> None:
+    """Infinities, exponents, negative zero and the smallest of all included."""
+    assert _texts([*numbers, 1e16, 1e-5, -0.0, 5e-324, float("inf")]) == [
+        str(number) for number in [*numbers, 1e16, 1e-5, -0.0, 5e-324, float("inf")]
+    ]
 
 
 def test_online_read_equals_get_online_features(online: StoreConfig, features: Built) -> None:

@@ -2,8 +2,9 @@
 
 Feast's own DuckDB store joins every key with every earlier snapshot and then keeps the newest; the ASOF
 join finds the newest by sorting both sides once. The engine finds row numbers only; the values are then
-taken from the file by Arrow and put beside the caller's own columns. So neither keys nor features can be
-dropped, reordered or retyped on the way. Everything but the join is Feast's.
+taken from the file by Arrow and put beside the caller's own columns. So no row can be dropped or
+reordered, and values keep the file's types (in pandas, integers with gaps still become floats). Everything but
+the join is Feast's.
 
 Semantics, as documented by Feast: of the rows of a view with the same keys, the newest with a timestamp at
 or before the asked instant, not older than the view's TTL; of several with one timestamp, the one created

@@ -1,9 +1,9 @@
 """Fresh behaviour: one function of (history, instant, catalog), used offline and online alike.
 
-A ``History`` is the row of the view ``customer_recent``: the last events of one customer, oldest first.
-Training, evaluation and the service all call ``recent_features`` on it, so there is no second version of
-"bought three times, last a week ago" that could drift apart. Only events strictly before the asked
-instant count.
+A ``History`` is the row of the view ``customer_recent``: the last events of one customer, oldest first;
+training, evaluation and the service read the same one. ``recent_features`` is the one place for numbers such
+as "bought three times, last a week ago", for models of (customer, product) pairs; the models of today read
+the history through the encoder and do not ask for it yet. Only events strictly before the asked instant count.
 """
 
 from __future__ import annotations

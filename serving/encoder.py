@@ -71,8 +71,8 @@ class FoldIn:
     confidence
         Weights of events.
     product_scale
-        (products,) factor of each product in the confidence (degree scaling), and ``customer_scale``
-        the function d_u^-exponent is applied to the history's own total weight.
+        (products,) factor of each product in the confidence (degree scaling); the customer's own factor
+        comes from the total weight of the history.
     index
         Product id → row.
     as_of

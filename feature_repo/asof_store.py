@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, Literal
 
 import duckdb
@@ -33,8 +34,9 @@ from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.repo_config import FeastConfigBaseModel, RepoConfig
 from feast.saved_dataset import SavedDatasetStorage
 
-from feature_repo.casts import path_literal, quoted
+from feature_repo.casts import quoted
 from feature_repo.errors import DataError
+from feature_repo.files import parquet_files, read_parquet
 
 _ROW = "__row"
 _AT = "__at"
@@ -54,9 +56,9 @@ class AsofOfflineStoreConfig(FeastConfigBaseModel):  # type: ignore[misc]
 
 @dataclass(frozen=True)
 class _View:
-    """One view of a join: which columns to take from which file, and the query that finds the rows."""
+    """One view of a join: which columns to take from which files, and the query that finds the rows."""
 
-    path: str
+    files: list[Path]
     columns: dict[str, str]  # name in the result → name in the file
     find: str
 
@@ -108,7 +110,7 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
                 found = con.execute(view.find).fetchnumpy()
                 numbers = np.full(len(rows), -1, dtype=np.int64)
                 numbers[found[_ROW]] = np.ma.filled(found[_FOUND], -1)
-                taken = _take(view.path, list(view.columns.values()), numbers)
+                taken = _take(view.files, list(view.columns.values()), numbers)
                 columns |= {name: taken[in_file] for name, in_file in view.columns.items()}
         return pa.table(columns)
 
@@ -133,21 +135,22 @@ class AsofRetrievalJob(RetrievalJob):  # type: ignore[misc]
         )
 
 
-def _take(path: str, columns: list[str], numbers: npt.NDArray[np.int64]) -> pa.Table:
-    """Return ``columns`` of the rows ``numbers`` of a Parquet file, NULL where a number is −1.
+def _take(files: list[Path], columns: list[str], numbers: npt.NDArray[np.int64]) -> pa.Table:
+    """Return ``columns`` of the rows ``numbers`` of Parquet files put end to end, NULL where a number is −1.
 
-    Row group by row group, so that a file larger than memory can be asked for few rows.
+    Row group by row group, so that files larger than memory can be asked for few rows.
     """
     wanted, place = np.unique(numbers[numbers >= 0], return_inverse=True)
-    file = pq.ParquetFile(path)
-    pieces = [file.schema_arrow.empty_table().select(columns)]
+    pieces = [pq.read_schema(files[0]).empty_table().select(columns)]
     start = 0
-    for group in range(file.num_row_groups):
-        end = start + file.metadata.row_group(group).num_rows
-        inside = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, end)] - start
-        if len(inside):
-            pieces.append(file.read_row_group(group, columns=columns).take(pa.array(inside)))
-        start = end
+    for path in files:
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            end = start + file.metadata.row_group(group).num_rows
+            inside = wanted[np.searchsorted(wanted, start) : np.searchsorted(wanted, end)] - start
+            if len(inside):
+                pieces.append(file.read_row_group(group, columns=columns).take(pa.array(inside)))
+            start = end
     indices = np.zeros(len(numbers), dtype=np.int64)
     indices[numbers >= 0] = place
     return pa.concat_tables(pieces).take(pa.array(indices, mask=numbers < 0))
@@ -232,16 +235,17 @@ def _planned(
         return quoted(in_file.get(name, name))
 
     stamp = f"CAST({quoted(source.timestamp_field)} AS TIMESTAMP)"
-    file = f"read_parquet({path_literal(source.path)}, file_row_number = true)"
+    files = parquet_files(Path(source.path))
+    file = f"(SELECT *, {_place(files)} AS {_FOUND} FROM {read_parquet(files, file_row_number=True)})"
     selected = ", ".join(f"{column(name)} AS {quoted(name)}" for name in keys)
-    rows = f"SELECT {selected}, {stamp} AS {_STAMP}, file_row_number AS {_FOUND} FROM {file}"
+    rows = f"SELECT {selected}, {stamp} AS {_STAMP}, {_FOUND} FROM {file}"
     by_key = ", ".join([*map(column, keys), stamp])
     tied = engine.execute(f"SELECT count(*) > count(DISTINCT row({by_key})) FROM {file}").fetchone()
     if tied and tied[0]:
         # of rows with one key and timestamp the one created last; without a creation time, the last in the file
         created = source.created_timestamp_column
         order = [f"{quoted(created)} DESC NULLS LAST"] if created else []
-        order.append("file_row_number DESC")
+        order.append(f"{_FOUND} DESC")
         rows += f" QUALIFY row_number() OVER (PARTITION BY {by_key} ORDER BY {', '.join(order)}) = 1"
     on = [f"k.{quoted(theirs)} = f.{quoted(ours)}" for ours, theirs in keys.items()]
     on.append(f"k.{_AT} >= f.{_STAMP}")
@@ -250,8 +254,17 @@ def _planned(
         fresh = f"f.{_STAMP} + to_microseconds({view.ttl // timedelta(microseconds=1)}) >= k.{_AT}"
     prefix = f"{_name(view)}__" if prefixed else ""
     return _View(
-        source.path,
+        files,
         {f"{prefix}{name}": in_file.get(name, name) for name in names},
         f"SELECT k.{_ROW}, CASE WHEN {fresh} THEN f.{_FOUND} END AS {_FOUND} "
         f"FROM keys k ASOF LEFT JOIN ({rows}) f ON {' AND '.join(on)}",
     )
+
+
+def _place(files: list[Path]) -> str:
+    """SQL of the number of a row in all files put end to end."""
+    if len(files) == 1:
+        return "file_row_number"
+    rows = [pq.read_metadata(path).num_rows for path in files]
+    starts = np.concatenate([[0], np.cumsum(rows)[:-1]]).tolist()
+    return f"{starts}[CAST(file_index AS BIGINT) + 1] + file_row_number"

@@ -1,39 +1,48 @@
-"""Build the offline features: weekly snapshots of slow aggregates and the recent history of customers.
+"""Build the offline features: snapshots of slow aggregates and facts, recent history, and attributes.
 
-The expressions are in ``snapshots``; here they are evaluated instant by instant and put into files that are
-whole or not there. Snapshots stand on a fixed grid (Mondays, 00:00 UTC) and at the final ``as_of``, so a later
-interaction changes no earlier row. Customer and product attributes enter only from the instant from which they
-are known (``valid_from``); a table without it is known from the final ``as_of`` on, and so never reaches a past
-training row.
+The expressions are in ``snapshots`` and ``facts``; here they are evaluated instant by instant and put into
+files that are whole or not there: a folder a view, a file a snapshot. Snapshots stand on a fixed grid (Mondays,
+00:00 UTC) and at the final ``as_of``, so a later interaction changes no earlier row. Attributes enter only from
+the instant from which they are known (``valid_from``); a table without it is known from the final ``as_of`` on,
+but for what the shop declares constant, and so never reaches a past training row.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.casts import quoted
+from feature_repo.declared import Declarations
+from feature_repo.engine import DuckDBEngine, Engine
 from feature_repo.errors import DataError
-from feature_repo.features import YEAR, schema_hash
-from feature_repo.snapshots import (
+from feature_repo.facts import (
+    attribute_columns,
     attribute_rows,
-    customer_recent,
-    customer_snapshot,
-    product_snapshot,
-    stage_events,
+    check_constants,
+    fact_features,
+    fact_snapshot,
+    stage_measures,
 )
+from feature_repo.feature import YEAR
+from feature_repo.features import schema_hash
+from feature_repo.files import parquet_files, read_parquet
+from feature_repo.recent import to_micros
+from feature_repo.snapshots import customer_recent, customer_snapshot, product_snapshot
+from feature_repo.staging import stage_events
 from feature_repo.tables import Tables
 
 FEATURES_FILE: Final = "features.json"
-CADENCE: Final = timedelta(days=7)
-_RECENT_GROUP_ROWS: Final = 50_000
+_GRID_START: Final = datetime(1970, 1, 5, tzinfo=UTC)  # a Monday
+_RECENT_GROUP_ROWS: Final = 250_000
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) after each step of long work."""
@@ -41,15 +50,21 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """What was built: the cut-off, the schema, and where the rows are."""
+    """What was built: the cut-off, the schema, and where the rows are.
+
+    ``columns`` tells, by view, the columns that the shop's tables decide (facts and attributes) and their types;
+    ``defaults`` what is served for a fact that is missing.
+    """
 
     directory: Path
     as_of: datetime
     schema_hash: str
     tables_hash: str
     rows: dict[str, int]
-    attributes: dict[str, dict[str, str]]
+    columns: dict[str, dict[str, str]]
+    defaults: dict[str, dict[str, Any]]
     snapshots: int
+    cadence_days: int
 
     @classmethod
     def read(cls, directory: Path) -> FeatureSet:
@@ -75,20 +90,25 @@ class FeatureSet:
             ) from error
 
     def path(self, view: str) -> Path:
-        """Return the Parquet file of ``view``."""
-        return self.directory / f"{view}.parquet"
+        """Return the folder of Parquet files of ``view``."""
+        return self.directory / view
 
 
-def snapshot_instants(active: Iterable[datetime], as_of: datetime) -> list[datetime]:
-    """Mondays 00:00 UTC before ``as_of`` with an interaction in the year before them, then ``as_of`` itself.
+def snapshot_instants(active: Iterable[datetime], as_of: datetime, cadence_days: int = 7) -> list[datetime]:
+    """Instants of the grid before ``as_of`` with an interaction in the year before them, then ``as_of`` itself.
 
-    ``active`` holds the first instants of the weeks (Mondays) in which anything happened, in any order. A
-    Monday with nothing in its last year would repeat the one before: no window of a feature is longer.
+    ``active`` holds the first instants of the weeks (Mondays) in which anything happened, in any order. An
+    instant with nothing in its last year would repeat the one before: no window of a feature is longer. The
+    grid is counted from a Monday, so a weekly one stands on Mondays.
     """
+    cadence = timedelta(days=cadence_days)
     grid: set[datetime] = set()
     for week in active:
-        grid.update(week + CADENCE * number for number in range(1, YEAR // CADENCE.days + 2))
-    return [*sorted(monday for monday in grid if monday < as_of), as_of]
+        number = (week - _GRID_START) // cadence + 1
+        while (instant := _GRID_START + number * cadence) <= week + timedelta(days=YEAR + 7):
+            grid.add(instant)
+            number += 1
+    return [*sorted(instant for instant in grid if instant < as_of), as_of]
 
 
 def _active_weeks(tables: Tables) -> list[datetime]:
@@ -98,19 +118,15 @@ def _active_weeks(tables: Tables) -> list[datetime]:
     return [datetime.combine(week, datetime.min.time(), UTC) for (week,) in weeks]
 
 
-def _write_recent(tables: Tables, events: Any, as_of: datetime, staging: Path) -> None:
-    """Write ``customer_recent`` customer group by customer group: lists are long, memory is not."""
-    groups = int(events.count().execute()) // _RECENT_GROUP_ROWS + 1
-    for group in range(groups):
-        mine = events.filter(events[s.CUSTOMER_ID].hash().abs() % groups == group)
-        _write(tables, customer_recent(mine, as_of), staging / f"{v.CUSTOMER_RECENT}-{group:05d}.part")
-    _merge(tables, v.CUSTOMER_RECENT, staging)
-
-
 def build(
-    tables: Tables, directory: Path, *, as_of: datetime | None = None, progress: Progress | None = None
+    tables: Tables,
+    directory: Path,
+    *,
+    as_of: datetime | None = None,
+    engine: Callable[[Tables, Path], Engine] = DuckDBEngine,
+    progress: Progress | None = None,
 ) -> FeatureSet:
-    """Build every offline view into ``directory`` (one Parquet file a view) and describe them.
+    """Build every offline view into ``directory`` (one folder of Parquet files a view) and describe them.
 
     Parameters
     ----------
@@ -120,11 +136,15 @@ def build(
         Where the files go; earlier ones are replaced when all new ones are whole.
     as_of
         Knowledge cut-off; default just after the last interaction.
+    engine
+        What evaluates the expressions, given the tables and a scratch folder.
 
     Raises
     ------
     DataError
         No interaction lies before ``as_of``.
+    ConfigError
+        What is declared about the tables does not fit them.
     """
     first, last = tables.span()
     as_of = as_of or last + timedelta(microseconds=1)
@@ -132,77 +152,152 @@ def build(
         raise DataError(
             f"expected interactions before {as_of}, found the first at {first}; choose a later --as-of"
         )
-    said = progress or (lambda what, done, total: None)
+    declared = Declarations.read(tables.directory)
+    check_constants(tables, declared)
     staging = directory.with_name(directory.name + ".building")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    events = stage_events(tables)
-    instants = snapshot_instants(_active_weeks(tables), as_of)
-    snapshots = {v.CUSTOMER_FEATURES: customer_snapshot, v.PRODUCT_FEATURES: product_snapshot}
-    for number, instant in enumerate(instants, start=1):
-        for view, snapshot in snapshots.items():
-            _write(tables, snapshot(events, instant), staging / f"{view}-{number:05d}.part")
-        said("snapshots", number, len(instants))
-    for view in snapshots:
-        _merge(tables, view, staging)
-    _write_recent(tables, events, as_of, staging)
-    said("recent history", 1, 1)
-    attributes: dict[str, dict[str, str]] = {}
-    for view, name, entity in _attribute_views():
-        rows = attribute_rows(tables, name, entity, as_of)
-        if rows is not None:
-            _write(tables, rows, staging / f"{view}.parquet")
-            attributes[view] = dict(tables.attributes(name))
+    running = engine(tables, staging / "scratch")
+    try:
+        build_of = _Build(running, declared, as_of, staging, progress or (lambda what, done, total: None))
+        instants = snapshot_instants(_active_weeks(tables), as_of, declared.cadence_days)
+        build_of.snapshots(instants)
+        build_of.recent_history()
+        build_of.attributes()
+    finally:
+        running.close()
+    views = sorted(path for path in staging.iterdir() if path.is_dir())
     feature_set = FeatureSet(
         directory=directory,
         as_of=as_of,
         schema_hash=schema_hash(),
         tables_hash=tables.hash(),
-        rows={path.stem: _rows(tables, path) for path in sorted(staging.glob("*.parquet"))},
-        attributes=attributes,
+        rows={path.name: _rows(tables, path) for path in views},
+        columns=build_of.columns,
+        defaults=build_of.defaults,
         snapshots=len(instants),
+        cadence_days=declared.cadence_days,
     )
     _publish(feature_set, staging)
     return feature_set
 
 
-def _attribute_views() -> Iterator[tuple[str, str, str]]:
-    yield v.CUSTOMER_ATTRIBUTES, s.CUSTOMERS, s.CUSTOMER_ID
-    yield v.PRODUCT_ATTRIBUTES, s.PRODUCTS, s.PRODUCT_ID
+class _Build:
+    """The views of one build, written one after the other into the folders of ``staging``."""
+
+    def __init__(
+        self, engine: Engine, declared: Declarations, as_of: datetime, staging: Path, said: Progress
+    ) -> None:
+        self._engine = engine
+        self._declared = declared
+        self._as_of = as_of
+        self._staging = staging
+        self._said = said
+        self._events = stage_events(engine)
+        self.columns: dict[str, dict[str, str]] = {}
+        self.defaults: dict[str, dict[str, Any]] = {}
+
+    def _folder(self, view: str) -> Path:
+        folder = self._staging / view
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def snapshots(self, instants: list[datetime]) -> None:
+        """Write the snapshots of customers, products and facts; a product's follow those of the customers."""
+        engine, events = self._engine, self._events
+        segments: Any = None
+
+        def products(instant: Any) -> Any:
+            return product_snapshot(engine, events, instant, segments)
+
+        write_customers = engine.writer(partial(customer_snapshot, engine, events))
+        write_products = None
+        facts = self._fact_writers()
+        for number, instant in enumerate(instants, start=1):
+            name = f"{instant:%Y%m%dT%H%M%S%f}.parquet"
+            customers = self._folder(v.CUSTOMER_FEATURES) / name
+            write_customers(instant, customers)
+            segments = engine.view("segments", customers)
+            write_products = write_products or engine.writer(products)
+            write_products(instant, self._folder(v.PRODUCT_FEATURES) / name)
+            for view, write in facts.items():
+                write(instant, self._folder(view) / name)
+            self._said("snapshots", number, len(instants))
+
+    def _fact_writers(self) -> dict[str, Callable[[datetime, Path], None]]:
+        writers = {}
+        for view, table, entity in (
+            (v.CUSTOMER_FACTS, s.CUSTOMERS, s.CUSTOMER_ID),
+            (v.PRODUCT_FACTS, s.PRODUCTS, s.PRODUCT_ID),
+        ):
+            features = fact_features(self._engine, table)
+            if not features:
+                continue
+            measured = table == s.CUSTOMERS and self._engine.tables.has(s.MEASURES)
+            measures = stage_measures(self._engine) if measured else None
+
+            snapshot = partial(
+                fact_snapshot,
+                self._engine,
+                measures,
+                table=table,
+                entity=entity,
+                declared=self._declared,
+                final_us=to_micros(self._as_of),
+            )
+            writers[view] = self._engine.writer(snapshot)
+            self.columns[view] = {feature.name: feature.dtype for feature in features}
+            self.defaults[view] = {feature.name: feature.default for feature in features}
+        return writers
+
+    def recent_history(self) -> None:
+        """Write ``customer_recent`` customer group by customer group: lists are long, memory is not."""
+        events = self._events
+        rows = int(events.count().execute())
+        customers = int(events.customer.max().fill_null(0).execute())
+        groups = rows // _RECENT_GROUP_ROWS + 1
+        size = customers // groups + 1
+        for number in range(groups):
+            start = number * size
+            mine = events.filter((events.customer >= start) & (events.customer < start + size))
+            write = self._engine.writer(partial(customer_recent, self._engine, mine))
+            write(self._as_of, self._folder(v.CUSTOMER_RECENT) / f"{number:05d}.parquet")
+            self._said("recent history", number + 1, groups)
+
+    def attributes(self) -> None:
+        """Write what is told of customers and products, from when it was told."""
+        for view, table, entity in (
+            (v.CUSTOMER_ATTRIBUTES, s.CUSTOMERS, s.CUSTOMER_ID),
+            (v.PRODUCT_ATTRIBUTES, s.PRODUCTS, s.PRODUCT_ID),
+        ):
+            columns = attribute_columns(self._engine, table, self._declared)
+            if columns:
+                rows = attribute_rows(
+                    self._engine,
+                    table=table,
+                    entity=entity,
+                    declared=self._declared,
+                    final_us=to_micros(self._as_of),
+                )
+                self._engine.write(rows, self._folder(view) / "rows.parquet")
+                self.columns[view] = dict(columns)
 
 
-def _write(tables: Tables, rows: Any, path: Path) -> None:
-    tables.ibis.to_parquet(rows, str(path), compression="zstd")
-
-
-def _quoted(path: Path) -> str:
-    return "'" + str(path).replace("'", "''") + "'"
-
-
-def _merge(tables: Tables, view: str, staging: Path) -> None:
-    """Make one file of the snapshots of ``view``, oldest first."""
-    parts = sorted(staging.glob(f"{view}-*.part"))
-    listed = ", ".join(_quoted(part) for part in parts)
-    target = _quoted(staging / f"{view}.parquet")
-    tables.con.execute(
-        f"COPY (SELECT * FROM read_parquet([{listed}])) TO {target} (FORMAT parquet, COMPRESSION zstd)"
-    )
-    for part in parts:
-        part.unlink()
-
-
-def _rows(tables: Tables, path: Path) -> int:
-    found = tables.con.execute(f"SELECT count(*) FROM read_parquet({_quoted(path)})").fetchone()
+def _rows(tables: Tables, folder: Path) -> int:
+    found = tables.con.execute(f"SELECT count(*) FROM {read_parquet(parquet_files(folder))}").fetchone()
     return int(found[0]) if found else 0
 
 
 def _publish(feature_set: FeatureSet, staging: Path) -> None:
-    """Move whole files into place; the description goes last, so it never describes half a build."""
+    """Move whole folders into place; the description goes last, so it never describes half a build."""
     told = {key: value for key, value in asdict(feature_set).items() if key != "directory"}
     told["as_of"] = feature_set.as_of.isoformat()
     (staging / FEATURES_FILE).write_text(json.dumps(told, indent=1, ensure_ascii=False))
-    feature_set.directory.mkdir(parents=True, exist_ok=True)
-    (feature_set.directory / FEATURES_FILE).unlink(missing_ok=True)
-    for path in [*sorted(staging.glob("*.parquet")), staging / FEATURES_FILE]:
-        path.replace(feature_set.directory / path.name)
+    target = feature_set.directory
+    target.mkdir(parents=True, exist_ok=True)
+    (target / FEATURES_FILE).unlink(missing_ok=True)
+    for view in v.VIEWS:
+        shutil.rmtree(target / view, ignore_errors=True)
+    for path in [*sorted(p for p in staging.iterdir() if p.is_dir()), staging / FEATURES_FILE]:
+        path.replace(target / path.name)
     staging.rmdir()

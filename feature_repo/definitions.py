@@ -1,8 +1,8 @@
 """All Feast objects: entities, sources, views and the feature service, in one file.
 
 In one file because ``feast apply`` looks objects up by module and fails when they are spread. The views
-of slow aggregates come from the declarative list in ``features``; attribute views from the description
-that the build writes, since their columns are whatever the shop's tables hold.
+of slow aggregates come from the declarative list in ``features``; those of facts and attributes from the
+description that the build writes, since their columns are whatever the shop's tables hold.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.build import FeatureSet
 from feature_repo.features import VIEWS, schema_hash
+from feature_repo.files import PARTS
 
 _TYPES: dict[str, FeastType] = {
     "float": Float64,  # every number: the DuckDB store turns int64 with gaps into float anyway
@@ -35,6 +36,8 @@ def definitions(features: FeatureSet) -> list[Any]:
     owner = {
         v.CUSTOMER_FEATURES: customer,
         v.PRODUCT_FEATURES: product,
+        v.CUSTOMER_FACTS: customer,
+        v.PRODUCT_FACTS: product,
         v.CUSTOMER_ATTRIBUTES: customer,
         v.PRODUCT_ATTRIBUTES: product,
         v.CUSTOMER_RECENT: customer,
@@ -42,7 +45,9 @@ def definitions(features: FeatureSet) -> list[Any]:
 
     def source(view: str) -> FileSource:
         return FileSource(
-            name=f"{view}_source", path=str(features.path(view)), timestamp_field=s.EVENT_TIMESTAMP
+            name=f"{view}_source",
+            path=str(features.path(view) / PARTS),
+            timestamp_field=s.EVENT_TIMESTAMP,
         )
 
     def view(name: str, fields: list[tuple[str, str]], origin: FileSource | PushSource) -> FeatureView:
@@ -53,15 +58,16 @@ def definitions(features: FeatureSet) -> list[Any]:
     views = [view(name, [(f.name, f.dtype) for f in listed], source(name)) for name, listed in VIEWS.items()]
     push = PushSource(name=v.CUSTOMER_RECENT_PUSH, batch_source=source(v.CUSTOMER_RECENT))
     views.append(view(v.CUSTOMER_RECENT, list(v.RECENT), push))
-    services = [
-        FeatureService(
-            name=name,
-            features=[fv for fv in views if fv.name in members],
-            tags={v.SCHEMA_HASH_TAG: schema_hash()},
-        )
-        for name, members in v.SERVICES.items()
-    ]
-    views += [
-        view(name, list(columns.items()), source(name)) for name, columns in features.attributes.items()
-    ]
+    views += [view(name, list(columns.items()), source(name)) for name, columns in features.columns.items()]
+
+    def members(service: str) -> list[FeatureView]:
+        served = list(v.SERVED.get(service, ()))
+        return [
+            fv[served] if served and fv.name == v.CUSTOMER_FEATURES else fv
+            for fv in views
+            if fv.name in v.SERVICES[service]
+        ]
+
+    tags = {v.SCHEMA_HASH_TAG: schema_hash()}
+    services = [FeatureService(name=name, features=members(name), tags=tags) for name in v.SERVICES]
     return [customer, product, push, *views, *services]

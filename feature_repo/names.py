@@ -14,14 +14,24 @@ CUSTOMER_RECENT: Final = "customer_recent"
 CUSTOMER_RECENT_PUSH: Final = "customer_recent_push"
 CUSTOMER_ATTRIBUTES: Final = "customer_attributes"
 PRODUCT_ATTRIBUTES: Final = "product_attributes"
+CUSTOMER_FACTS: Final = "customer_facts"
+PRODUCT_FACTS: Final = "product_facts"
 SERVICE: Final = "recommender_v1"
 RANKING_SERVICE: Final = "ranking_v1"
 
 #: The views of each feature service: what the recommender reads of a customer, and what a model of
-#: (customer, product) pairs reads of both.
+#: (customer, product) pairs reads of both. Views that the shop's tables do not fill are left out.
 SERVICES: Final[dict[str, tuple[str, ...]]] = {
     SERVICE: (CUSTOMER_FEATURES, CUSTOMER_RECENT),
-    RANKING_SERVICE: (CUSTOMER_FEATURES, PRODUCT_FEATURES, CUSTOMER_RECENT),
+    RANKING_SERVICE: (
+        CUSTOMER_FEATURES,
+        PRODUCT_FEATURES,
+        CUSTOMER_FACTS,
+        PRODUCT_FACTS,
+        CUSTOMER_ATTRIBUTES,
+        PRODUCT_ATTRIBUTES,
+        CUSTOMER_RECENT,
+    ),
 }
 
 #: Tag of a feature service: the hash of the schema it was registered with.
@@ -30,6 +40,14 @@ SCHEMA_HASH_TAG: Final = "schema_hash"
 SEGMENT: Final = "segment"
 CATEGORY_NAMES: Final = "category_names"
 CATEGORY_SHARES: Final = "category_shares"
+
+#: Features of a product, list by list: which segments buy it.
+SEGMENT_NAMES: Final = "segment_names"
+SEGMENT_SHARES: Final = "segment_shares"
+SEGMENT_TRENDS: Final = "segment_trends"
+
+#: Of the customer features, those that a service serves; all of them where it is not named here.
+SERVED: Final[dict[str, tuple[str, ...]]] = {SERVICE: (CATEGORY_NAMES, CATEGORY_SHARES, SEGMENT)}
 
 FeatureType = Literal["float", "string", "strings", "floats", "ints", "bool", "timestamp"]
 
@@ -49,3 +67,6 @@ RECENT: Final[tuple[tuple[str, FeatureType], ...]] = (
     (RECENT_AT, "ints"),  # microseconds since 1970, UTC
     (RECENT_VALUES, "floats"),
 )
+
+#: Every view, whether or not a shop's tables fill it.
+VIEWS: Final = SERVICES[RANKING_SERVICE]

@@ -20,7 +20,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from feature_repo import schema as s
+from feature_repo.casts import quoted
 from feature_repo.errors import ConfigError, FeatureUnavailable
+from feature_repo.files import parquet_files, read_parquet
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -178,10 +180,14 @@ def is_online(store: FeatureStore, features: FeatureSet) -> bool:
 
 def latest(features: FeatureSet, view: str) -> pd.DataFrame:
     """Return the newest row of every entity of ``view``, in order of the entity, event_timestamp in UTC."""
-    path = features.path(view)
-    entity = pq.read_schema(path).names[0]
-    stamps = pq.read_table(path, columns=[entity, s.EVENT_TIMESTAMP]).to_pandas()
-    newest = stamps.groupby(entity)[s.EVENT_TIMESTAMP].idxmax().to_numpy()
-    rows: pd.DataFrame = pq.read_table(path).take(newest).to_pandas()
+    import duckdb
+
+    files = parquet_files(features.path(view))
+    entity = quoted(pq.read_schema(files[0]).names[0])
+    newest = f"SELECT {entity}, max({s.EVENT_TIMESTAMP}) AS {s.EVENT_TIMESTAMP} FROM {read_parquet(files)} GROUP BY 1"
+    query = f"FROM {read_parquet(files)} SEMI JOIN ({newest}) USING ({entity}, {s.EVENT_TIMESTAMP}) ORDER BY {entity}"
+    with duckdb.connect() as con:
+        con.execute("SET threads = 2")
+        rows: pd.DataFrame = con.execute(query).to_arrow_table().to_pandas()
     rows[s.EVENT_TIMESTAMP] = rows[s.EVENT_TIMESTAMP].dt.tz_localize(UTC)
     return rows

@@ -29,6 +29,7 @@ import ibis
 import pandas as pd
 
 from feature_repo.casts import dtype_of, literal, quoted
+from feature_repo.declared import DECLARATIONS
 from feature_repo.errors import ConfigError, DataError
 from feature_repo.schema import AT, INTERACTIONS, TABLES, DType, Table
 from feature_repo.views import Malformed, create_views, match_columns, read_file, typed_columns
@@ -173,9 +174,10 @@ class Tables:
         return int(self._one(f"SELECT count(*) FROM {quoted(name)}")[0])
 
     def hashes(self) -> dict[str, str]:
-        """Return file name → sha256 of its bytes, for every table file."""
+        """Return file name → sha256 of its bytes, for every table file and what is declared about them."""
         digests = {}
-        for path in self.files.values():
+        declared = self.directory / DECLARATIONS
+        for path in [*self.files.values(), *([declared] if declared.is_file() else [])]:
             with path.open("rb") as file:
                 digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
         return dict(sorted(digests.items()))

@@ -11,7 +11,7 @@ import pandas as pd
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.features import defaults, schema_hash
+from feature_repo.features import schema_hash, served_defaults
 from feature_repo.recent import History, to_micros
 from serving.bundle import Bundle, Purchased
 from serving.catalog import REPURCHASE_DAYS, Catalog
@@ -86,7 +86,7 @@ def make_bundle(
             ),
             feature_service=v.SERVICE,
             feature_schema_hash=schema_hash(),
-            feature_defaults=dict(defaults(v.CUSTOMER_FEATURES)),
+            feature_defaults=served_defaults(),
             recipe={},
             seed=seed,
             policy=Policy(

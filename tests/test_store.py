@@ -21,13 +21,13 @@ from feature_repo import schema as s
 from feature_repo.build import FeatureSet
 from feature_repo.bulk import _texts
 from feature_repo.errors import ConfigError
-from feature_repo.features import VIEWS, defaults
+from feature_repo.features import served_defaults
 from feature_repo.recent import History
 from feature_repo.store import StoreConfig, apply, latest, materialise, open_store
 from serving.errors import BundleError, FeatureUnavailable
 from serving.online import OnlineReader, plain_value
 from serving.settings import Settings
-from training.dataset import customer_states
+from training.dataset import customer_states, point_in_time
 
 Built = tuple[Settings, FeatureSet]
 
@@ -49,7 +49,7 @@ def reader_of(config: StoreConfig) -> OnlineReader:
     return OnlineReader(
         open_store(config, offline=False),
         service=v.SERVICE,
-        defaults=defaults(v.CUSTOMER_FEATURES),
+        defaults=served_defaults(),
         timeout_ms=5000,
     )
 
@@ -62,40 +62,51 @@ def test_offline_equals_online(online: StoreConfig, features: Built) -> None:
     offline = customer_states(open_store(features[0].store), customers, feature_set.as_of)
     states = reader_of(online).read(customers, feature_set.as_of)
     for record, state in zip(offline.to_dict("records"), states, strict=True):
-        for feature in VIEWS[v.CUSTOMER_FEATURES]:
-            left, right = record[feature.name], state.row[feature.name]
-            if feature.dtype in ("strings", "floats"):
-                assert list(left) == list(right), feature.name
-            else:
-                assert left == right, feature.name
+        for name, default in served_defaults().items():
+            left, right = record[name], state.row[name]
+            assert (list(left) if isinstance(default, list) else left) == right, name
         expected = History.from_row({name: list(record[name]) for name, _ in v.RECENT})
         assert state.history.to_rows() == expected.to_rows()
 
 
-def test_product_features_online_equal_the_last_snapshot(online: StoreConfig, features: Built) -> None:
-    feature_set = features[1]
-    rows = pq.read_table(feature_set.path(v.PRODUCT_FEATURES)).to_pandas()
-    last = rows[rows[s.EVENT_TIMESTAMP] == rows[s.EVENT_TIMESTAMP].max()]
-    store = open_store(online, offline=False)
-    names = [f"{v.PRODUCT_FEATURES}:{feature.name}" for feature in VIEWS[v.PRODUCT_FEATURES]]
-    keys = [{s.PRODUCT_ID: product} for product in last[s.PRODUCT_ID]]
-    found = store.get_online_features(features=names, entity_rows=keys).to_df()
-    for feature in VIEWS[v.PRODUCT_FEATURES]:
-        np.testing.assert_array_equal(found[feature.name].to_numpy(float), last[feature.name].to_numpy(float))
+def told(value: object) -> object:
+    """A value as a plain one: lists as lists, and every kind of nothing as None."""
+    if isinstance(value, list | np.ndarray):
+        return [told(entry) for entry in value]
+    return None if value is pd.NaT or value is pd.NA or value != value else value
 
 
-def test_attributes_reach_the_online_store(online: StoreConfig, features: Built) -> None:
+@pytest.mark.parametrize("view", v.VIEWS)
+def test_every_feature_of_every_view_is_online_what_it_is_offline(
+    view: str, online: StoreConfig, features: Built
+) -> None:
+    """The law for models of pairs: each feature of the ranking service, each entity, joined and read."""
     feature_set = features[1]
-    rows = pq.read_table(feature_set.path(v.CUSTOMER_ATTRIBUTES)).to_pandas().sort_values(s.EVENT_TIMESTAMP)
-    last = rows.groupby(s.CUSTOMER_ID).last().iloc[:20]
-    columns = list(feature_set.attributes[v.CUSTOMER_ATTRIBUTES])
-    found = open_store(online, offline=False).get_online_features(
-        features=[f"{v.CUSTOMER_ATTRIBUTES}:{name}" for name in columns],
-        entity_rows=[{s.CUSTOMER_ID: customer} for customer in last.index],
+    newest = latest(feature_set, view)
+    entity = newest.columns[0]
+    names = [name for name in newest.columns if name not in (entity, s.EVENT_TIMESTAMP)]
+    listed = [f"{view}:{name}" for name in names]
+    keys = pd.DataFrame({entity: newest[entity], s.EVENT_TIMESTAMP: pd.Timestamp(feature_set.as_of)})
+    joined = point_in_time(
+        keys, lambda rows: open_store(features[0].store).get_historical_features(rows, listed).to_df()
     )
-    told = found.to_df()
-    for name in columns:
-        assert told[name].tolist() == last[name].tolist(), name
+    found = open_store(online, offline=False).get_online_features(
+        features=listed, entity_rows=[{entity: key} for key in newest[entity]]
+    )
+    read = found.to_dict()
+    assert len(newest) > 50
+    for name in names:
+        offline = [told(value) for value in joined[name]]
+        assert [told(value) for value in read[name]] == offline, name
+
+
+def test_the_world_moves_every_feature(features: Built) -> None:
+    """The laws say nothing of a feature that is everywhere the same: none may be."""
+    for view in v.VIEWS:
+        rows = pq.read_table(features[1].path(view)).to_pandas()
+        assert len(rows) > 50, view
+        for name in rows.columns:
+            assert rows[name].map(lambda value: repr(told(value))).nunique() > 1, (view, name)
 
 
 def stored_by(config: StoreConfig) -> dict[object, object]:
@@ -149,21 +160,21 @@ def test_numbers_are_written_as_python_writes_them(numbers: list[float]) -> None
 def test_online_read_equals_get_online_features(online: StoreConfig, features: Built) -> None:
     customers = [*sorted(latest(features[1], v.CUSTOMER_RECENT)[s.CUSTOMER_ID])[:25], "nobody"]
     store = open_store(online, offline=False)
-    told = store.get_online_features(
+    found = store.get_online_features(
         features=store.get_feature_service(v.SERVICE),
         entity_rows=[{s.CUSTOMER_ID: customer} for customer in customers],
     ).to_dict()
     states = reader_of(online).read(customers, features[1].as_of + timedelta(days=1))
     for place, state in enumerate(states):
-        for feature in VIEWS[v.CUSTOMER_FEATURES]:
-            slow = told[feature.name][place]
-            assert state.row[feature.name] == (feature.default if slow is None else slow)
-        assert list(state.history.products) == (told[v.RECENT_PRODUCTS][place] or [])
+        for name, default in served_defaults().items():
+            slow = found[name][place]
+            assert state.row[name] == (default if slow is None else slow)
+        assert list(state.history.products) == (found[v.RECENT_PRODUCTS][place] or [])
 
 
 def test_unknown_customer_gets_the_defaults(online: StoreConfig, features: Built) -> None:
     state = reader_of(online).read(["nobody"], features[1].as_of)[0]
-    assert dict(state.row) == defaults(v.CUSTOMER_FEATURES)
+    assert dict(state.row) == served_defaults()
     assert len(state.history) == 0
 
 
@@ -192,16 +203,17 @@ def test_features_built_anew_for_the_same_instant_arrive(
     """Redis keeps the older of two rows with one timestamp unless told otherwise."""
     directory = tmp_path_factory.mktemp("anew")
     for view in features[1].rows:
-        shutil.copy(features[1].path(view), directory)
+        shutil.copytree(features[1].path(view), directory / view)
     own = dataclasses.replace(features[1], directory=directory)
     for config in (StoreConfig(directory / "sqlite"), StoreConfig(directory / "redis", redis_url)):
         materialise(apply(config, own), own)
-        rows = pd.read_parquet(own.path(v.CUSTOMER_FEATURES))
-        rows.assign(spend_365d=12345.0).to_parquet(own.path(v.CUSTOMER_FEATURES), index=False)
+        newest = sorted(own.path(v.CUSTOMER_FEATURES).iterdir())[-1]
+        rows = pd.read_parquet(newest)
+        rows.assign(**{v.SEGMENT: "moved"}).to_parquet(newest, index=False)
         materialise(apply(config, own), own)
         customer = latest(own, v.CUSTOMER_RECENT)[s.CUSTOMER_ID].iloc[0]
-        assert reader_of(config).read([customer], own.as_of)[0].row["spend_365d"] == 12345.0
-        rows.to_parquet(own.path(v.CUSTOMER_FEATURES), index=False)
+        assert reader_of(config).read([customer], own.as_of)[0].segment == "moved"
+        rows.to_parquet(newest, index=False)
 
 
 def test_a_dead_redis_is_unavailable_not_a_crash(

@@ -13,7 +13,7 @@ import pandas as pd
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.features import defaults, schema_hash
+from feature_repo.features import schema_hash, served_defaults
 from feature_repo.recent import DAY_US
 from serving.bundle import Bundle, Purchased
 from serving.index import ProductIndex
@@ -71,7 +71,7 @@ def assemble(
         ),
         feature_service=v.SERVICE,
         feature_schema_hash=schema_hash(),
-        feature_defaults=dict(defaults(v.CUSTOMER_FEATURES)),
+        feature_defaults=served_defaults(),
         recipe=recipe.model_dump(mode="json"),
         seed=seed,
         policy=recipe.policy,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.features import VIEWS
+from feature_repo.features import served_defaults
 from feature_repo.recent import DAY_US, KIND_CODES, to_micros
 from feature_repo.tables import Tables
 from serving.catalog import REPURCHASE_DAYS, Catalog
@@ -180,10 +180,10 @@ def customer_states(store: FeatureStore, customer_ids: Sequence[str], at: dateti
     keys[s.EVENT_TIMESTAMP] = pd.Timestamp(at)
     rows = point_in_time(keys, feast_join(store, v.SERVICE))
     rows = rows.rename(columns=lambda name: str(name).split("__", 1)[-1])
-    for feature in VIEWS[v.CUSTOMER_FEATURES]:
-        absent = rows[feature.name].isna()
-        if absent.any() and not isinstance(feature.default, list):
-            rows.loc[absent, feature.name] = feature.default
+    for name, default in served_defaults().items():
+        absent = rows[name].isna()
+        if absent.any() and not isinstance(default, list):
+            rows.loc[absent, name] = default
     return rows
 
 

@@ -1,0 +1,338 @@
+"""Features of a customer from what the customer did: one entry and one expression each.
+
+Windows and their changes, rhythm and lateness, habits, the last purchase and the last month's, and tastes as
+(name, share) lists. Dates enter as elapsed time only. Hours and weekdays are those of UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any, Final
+
+import ibis
+
+from feature_repo import names as v
+from feature_repo import schema as s
+from feature_repo.feature import (
+    YEAR,
+    Default,
+    Expression,
+    Feature,
+    count,
+    elapsed,
+    ratio,
+    share,
+    total,
+    windowed,
+    within,
+)
+from feature_repo.names import NEVER_DAYS, FeatureType
+
+#: How many names a (name, share) list holds.
+TOP: Final = 5
+_MONTH: Final = 30
+_DAYPARTS: Final = (("night", 0), ("morning", 6), ("afternoon", 12), ("evening", 18))
+_WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
+
+
+def _between_hours(start: int) -> Expression:
+    return lambda e: (e.hour >= start) & (e.hour < start + 6)
+
+
+def _on_weekday(day: int) -> Expression:
+    return lambda e: e.weekday == day
+
+
+def _orders(e: Any) -> Any:
+    return e.is_order
+
+
+def _lines(e: Any) -> Any:
+    return e.is_purchase
+
+
+def _gaps(e: Any) -> Any:
+    return within(e, YEAR) & e.gap_days.notnull()
+
+
+def _list_price(value: Any, discount: Any) -> Any:
+    """Money asked before the discount; a discount of a missing purchase is none."""
+    return value + discount
+
+
+AGGREGATES: Final[tuple[Feature, ...]] = (
+    Feature(
+        "recency_days",
+        "days since the last purchase",
+        lambda e: elapsed(e, e.is_purchase, NEVER_DAYS),
+        default=NEVER_DAYS,
+    ),
+    Feature("activity_days", "days since any interaction", lambda e: e.age_days.min(), default=NEVER_DAYS),
+    Feature("tenure_days", "days since the first interaction", lambda e: e.age_days.max()),
+    *windowed("orders", "orders", lambda e, w: count(w & e.is_order)),
+    *windowed("spend", "money spent", lambda e, w: total(e.value, w & e.is_purchase)),
+    *windowed("lines", "purchase lines", lambda e, w: count(w & e.is_purchase)),
+    *windowed("views", "views, clicks and carts", lambda e, w: count(w & e.is_browse)),
+    *windowed("carts", "products put into a cart", lambda e, w: count(w & e.is_cart)),
+    Feature(
+        "returns_365d",
+        "returns a purchase line over the last 365 days",
+        lambda e: ratio(count(within(e, YEAR) & e.is_return), count(within(e, YEAR) & e.is_purchase)),
+        window_days=YEAR,
+    ),
+    Feature(
+        "returned_value_365d",
+        "money returned over money spent in the last 365 days",
+        lambda e: ratio(
+            total(e.value, within(e, YEAR) & e.is_return), total(e.value, within(e, YEAR) & e.is_purchase)
+        ),
+        window_days=YEAR,
+    ),
+    Feature(
+        "basket_size",
+        "purchase lines an order over the last 365 days",
+        lambda e: ratio(count(within(e, YEAR) & e.is_purchase), count(within(e, YEAR) & e.is_order)),
+        window_days=YEAR,
+    ),
+    Feature(
+        "basket_value",
+        "money an order over the last 365 days",
+        lambda e: ratio(total(e.value, within(e, YEAR) & e.is_purchase), count(within(e, YEAR) & e.is_order)),
+        window_days=YEAR,
+    ),
+    Feature(
+        "price_level",
+        "money a unit bought over the last 365 days",
+        lambda e: ratio(
+            total(e.value, within(e, YEAR) & e.is_purchase),
+            total(e.quantity, within(e, YEAR) & e.is_purchase),
+        ),
+        window_days=YEAR,
+    ),
+    Feature(
+        "price_level_30d",
+        "money a unit bought over the last 30 days",
+        lambda e: ratio(
+            total(e.value, within(e, _MONTH) & e.is_purchase),
+            total(e.quantity, within(e, _MONTH) & e.is_purchase),
+        ),
+        window_days=_MONTH,
+    ),
+    Feature(
+        "discount_share",
+        "discounts over list prices in the purchases of the last 365 days",
+        lambda e: ratio(
+            total(e.discount, within(e, YEAR) & e.is_purchase),
+            total(_list_price(e.value, e.discount), within(e, YEAR) & e.is_purchase),
+        ),
+        window_days=YEAR,
+    ),
+    Feature(
+        "discount_share_30d",
+        "discounts over list prices in the purchases of the last 30 days",
+        lambda e: ratio(
+            total(e.discount, within(e, _MONTH) & e.is_purchase),
+            total(_list_price(e.value, e.discount), within(e, _MONTH) & e.is_purchase),
+        ),
+        window_days=_MONTH,
+    ),
+    Feature(
+        "discounted_lines",
+        "share of the purchase lines of the last 365 days with a discount",
+        share(lambda e: e.discount > 0, _lines),
+        window_days=YEAR,
+    ),
+    Feature(
+        "repeat_share",
+        "share of purchase lines of the last 365 days that the customer had bought before",
+        share(lambda e: e.is_repeat, _lines),
+        window_days=YEAR,
+    ),
+    Feature(
+        "categories_ever",
+        "categories ever bought from",
+        lambda e: count(e.is_first_of_category),
+    ),
+    Feature(
+        "new_categories_90d",
+        "categories bought from for the first time in the last 90 days",
+        lambda e: count(within(e, 90) & e.is_first_of_category),
+        window_days=90,
+    ),
+    Feature(
+        "gap_count",
+        "times between two orders in the last 365 days",
+        lambda e: count(_gaps(e)),
+        window_days=YEAR,
+    ),
+    Feature(
+        "gap_mean_days",
+        "mean days between two orders, over the gaps that ended in the last 365 days",
+        lambda e: e.gap_days.mean(where=_gaps(e)).fill_null(0.0),
+        window_days=YEAR,
+    ),
+    Feature(
+        "gap_deviation_days",
+        "standard deviation of those gaps, 0 below two",
+        lambda e: e.gap_days.var(where=_gaps(e), how="pop").fill_null(0.0).sqrt(),
+        window_days=YEAR,
+    ),
+    *(
+        Feature(
+            f"orders_{part}_share",
+            f"share of the orders of the last 365 days placed from {start}:00 to {start + 6}:00 UTC",
+            share(_between_hours(start), _orders),
+            window_days=YEAR,
+        )
+        for part, start in _DAYPARTS
+    ),
+    *(
+        Feature(
+            f"orders_{day}_share",
+            f"share of the orders of the last 365 days placed on a {day.capitalize()} (UTC)",
+            share(_on_weekday(number), _orders),
+            window_days=YEAR,
+        )
+        for number, day in enumerate(_WEEKDAYS)
+    ),
+)
+
+LAST: Final[tuple[Feature, ...]] = (
+    Feature("last_order_value", "money of the last order", lambda line: line.order_value, stage="last"),
+    Feature(
+        "last_order_lines", "purchase lines of the last order", lambda line: line.order_lines, stage="last"
+    ),
+    Feature(
+        "last_price",
+        "money a unit of the line bought last",
+        lambda line: ratio(line.value, line.quantity),
+        stage="last",
+    ),
+    Feature(
+        "last_discount_share",
+        "discount over list price of the line bought last",
+        lambda line: ratio(line.discount, _list_price(line.value, line.discount)),
+        stage="last",
+    ),
+    Feature("last_hour", "hour (UTC) of the last purchase", lambda line: line.hour, stage="last"),
+    *(
+        Feature(
+            f"last_{what}",
+            f"{what} of the line bought last; empty when it has none",
+            itemgetter(column),
+            default="",
+            dtype="string",
+            stage="last",
+        )
+        for column, what in (
+            (s.PRODUCT_ID, "product"),
+            (s.CATEGORY, "category"),
+            (s.CHANNEL, "channel"),
+            (s.STORE_ID, "store"),
+        )
+    ),
+)
+
+
+def _lateness(c: Any) -> Any:
+    return ibis.ifelse(c.gap_count > 0, ratio(c.recency_days, c.gap_mean_days), 0.0)
+
+
+RHYTHM: Final[tuple[Feature, ...]] = (
+    Feature(
+        "lateness",
+        "days since the last purchase over the mean gap; above 1 the customer is late; 0 without a gap",
+        _lateness,
+        window_days=YEAR,
+        stage="derive",
+    ),
+    Feature(
+        "lateness_deviations",
+        "days beyond the mean gap over the gaps' deviation (at least a day); 0 below two gaps",
+        lambda c: ibis.ifelse(
+            c.gap_count > 1,
+            (c.recency_days - c.gap_mean_days) / ibis.greatest(c.gap_deviation_days, 1.0),
+            0.0,
+        ),
+        window_days=YEAR,
+        stage="derive",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Mix:
+    """A taste: the top names of one column of the purchase lines of some days, their shares, how many in all.
+
+    ``column`` is a column of the staged events; ``what`` begins the names of the three features.
+    """
+
+    what: str
+    column: str
+    noun: str
+    days: int
+
+    @property
+    def names(self) -> str:
+        """The feature that lists the names, most first."""
+        return f"{self.what}_names"
+
+    @property
+    def shares(self) -> str:
+        """The feature that lists their shares."""
+        return f"{self.what}_shares"
+
+    @property
+    def breadth(self) -> str:
+        """The feature that counts all names, not only the top ones."""
+        return f"{self.what}_breadth"
+
+    def features(self) -> Iterator[Feature]:
+        """The three features."""
+        of = f"of the purchase lines of the last {self.days} days"
+        listed: tuple[tuple[str, str, Default, FeatureType], ...] = (
+            (self.names, f"the {TOP} {self.noun} most {of}, most first, ties by name", [], "strings"),
+            (self.shares, f"their shares {of} that have one", [], "floats"),
+            (self.breadth, f"how many {self.noun} {of}", 0.0, "float"),
+        )
+        for name, definition, default, dtype in listed:
+            yield Feature(name, definition, itemgetter(name), default, dtype, self.days, "derive")
+
+
+MIXES: Final[tuple[Mix, ...]] = (
+    Mix("category", s.CATEGORY, "categories", YEAR),
+    Mix("month_category", s.CATEGORY, "categories", _MONTH),
+    Mix("channel", s.CHANNEL, "channels", YEAR),
+    Mix("store", s.STORE_ID, "stores", YEAR),
+)
+
+
+def _segment(customers: Any) -> Any:
+    recency = ibis.cases(
+        (customers.recency_days <= 60, "recent"), (customers.recency_days <= 180, "lapsing"), else_="lapsed"
+    )
+    frequency = ibis.cases(
+        (customers.orders_365d <= 1, "once"), (customers.orders_365d <= 4, "few"), else_="many"
+    )
+    by_value = ibis.literal("rfm:") + recency + "-" + frequency
+    favourites = customers[v.CATEGORY_NAMES]
+    return ibis.ifelse(favourites.length() > 0, ibis.literal("category:") + favourites[0], by_value)
+
+
+CUSTOMER: Final[tuple[Feature, ...]] = (
+    *AGGREGATES,
+    *LAST,
+    *RHYTHM,
+    *(feature for mix in MIXES for feature in mix.features()),
+    Feature(
+        v.SEGMENT,
+        "favourite category where there is one, else recency × frequency class",
+        _segment,
+        default="",
+        dtype="string",
+        window_days=YEAR,
+        stage="derive",
+    ),
+)

@@ -1,0 +1,100 @@
+"""What a feature is, and the few words its expressions are written in.
+
+A feature is one entry: name, definition, type, default, window, and one Ibis expression. ``aggregate``
+expressions see the events of an entity strictly before the instant (columns of ``staging`` and ``age_days``)
+and return a reduction; ``last`` expressions see the line the customer bought last; ``derive`` expressions see
+the row made of all of these, lists and facts. Deliberately absent: how events are staged, and any engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import ibis
+
+from feature_repo.names import FeatureType
+
+WINDOWS: Final = (7, 30, 90, 365)
+CHANGES: Final = (7, 30, 90)
+YEAR: Final = 365
+
+Default = float | str | bool | list[str] | list[float] | list[int] | None
+Expression = Callable[[Any], Any]
+"""Takes the aged events (``aggregate``), the last line (``last``) or the row made of all (``derive``)."""
+Windowed = Callable[[Any, Any], Any]
+"""Takes the aged events and which of them are in the window, returns an Ibis reduction."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One feature: definition in words, type, default, window in days, and its expression."""
+
+    name: str
+    definition: str
+    expression: Expression
+    default: Default = 0.0
+    dtype: FeatureType = "float"
+    window_days: int | None = None
+    stage: Literal["aggregate", "last", "derive"] = "aggregate"
+
+
+def within(events: Any, days: float) -> Any:
+    """Which events happened in the last ``days``."""
+    return events.age_days <= days
+
+
+def between(events: Any, days: float) -> Any:
+    """Which events happened in the ``days`` before the last ``days``."""
+    return (events.age_days > days) & (events.age_days <= 2 * days)
+
+
+def count(where: Any) -> Any:
+    """How many rows hold."""
+    return ibis.ifelse(where, 1.0, 0.0).sum()
+
+
+def total(column: Any, where: Any) -> Any:
+    """Sum of a column over the rows that hold."""
+    return ibis.ifelse(where, column, 0.0).sum()
+
+
+def ratio(numerator: Any, denominator: Any, otherwise: float = 0.0) -> Any:
+    """Numerator over denominator; ``otherwise`` where the denominator is not positive."""
+    return ibis.ifelse(denominator > 0, numerator / denominator, otherwise)
+
+
+def elapsed(events: Any, where: Any, never: float) -> Any:
+    """Days since the last row that holds; ``never`` when none does."""
+    return ibis.ifelse(where, events.age_days, ibis.null("float64")).min().fill_null(never)
+
+
+def share(expression: Callable[[Any], Any], of: Callable[[Any], Any], days: int = YEAR) -> Expression:
+    """Share of the rows that ``of`` tells, in the last ``days``, for which ``expression`` holds too."""
+    return lambda e: ratio(count(within(e, days) & of(e) & expression(e)), count(within(e, days) & of(e)))
+
+
+def windowed(name: str, definition: str, expression: Windowed) -> tuple[Feature, ...]:
+    """Make from one expression a feature a window, and its change against the window before."""
+
+    def level(days: int) -> Expression:
+        return lambda e: expression(e, within(e, days))
+
+    def change(days: int) -> Expression:
+        return lambda e: expression(e, within(e, days)) - expression(e, between(e, days))
+
+    levels = (
+        Feature(f"{name}_{days}d", f"{definition} in the last {days} days", level(days), window_days=days)
+        for days in WINDOWS
+    )
+    changes = (
+        Feature(
+            f"{name}_change_{days}d",
+            f"{definition} in the last {days} days less those in the {days} days before",
+            change(days),
+            window_days=2 * days,
+        )
+        for days in CHANGES
+    )
+    return (*levels, *changes)

@@ -1,0 +1,200 @@
+"""Features of a product from what everybody did with it: one entry and one expression each.
+
+Popularity and trend by window and by customer segment, who buys it, price, returns, age and stock history.
+Anonymous purchases count; a customer's segment is the one known at the same instant.
+"""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from typing import Any, Final
+
+import ibis
+
+from feature_repo import names as v
+from feature_repo import schema as s
+from feature_repo.feature import YEAR, Feature, count, elapsed, ratio, share, total, windowed, within
+from feature_repo.names import NEVER_DAYS
+
+_MONTH: Final = 30
+_QUARTER: Final = 90
+_LONG: Final = 3.0  # a quarter in months
+#: Days over which the share of time on stock is taken.
+STOCK_DAYS: Final = (30, 90)
+
+
+def _lines(e: Any) -> Any:
+    return e.is_purchase
+
+
+def _price(days: int) -> Any:
+    return lambda e: ratio(
+        total(e.value, within(e, days) & e.is_purchase), total(e.quantity, within(e, days) & e.is_purchase)
+    )
+
+
+AGGREGATES: Final[tuple[Feature, ...]] = (
+    Feature(
+        "recency_days",
+        "days since the last purchase by anybody",
+        lambda e: elapsed(e, e.is_purchase, NEVER_DAYS),
+        default=NEVER_DAYS,
+    ),
+    Feature("age_days", "days since the first interaction", lambda e: e.age_days.max()),
+    *windowed("purchases", "purchase lines", lambda e, w: count(w & e.is_purchase)),
+    *windowed("revenue", "money taken", lambda e, w: total(e.value, w & e.is_purchase)),
+    *windowed("views", "views, clicks and carts", lambda e, w: count(w & e.is_browse)),
+    *windowed(
+        "first_buys",
+        "purchase lines by customers who had never bought it",
+        lambda e, w: count(w & e.is_first_buy),
+    ),
+    Feature("price_paid", "money a unit over the last 365 days", _price(YEAR), window_days=YEAR),
+    Feature("price_paid_30d", "money a unit over the last 30 days", _price(_MONTH), window_days=_MONTH),
+    Feature(
+        "discount_share",
+        "discounts over list prices in the purchases of the last 365 days",
+        lambda e: ratio(
+            total(e.discount, within(e, YEAR) & e.is_purchase),
+            total(e.value + e.discount, within(e, YEAR) & e.is_purchase),
+        ),
+        window_days=YEAR,
+    ),
+    Feature(
+        "repeat_rate",
+        "share of purchase lines of the last 365 days by customers who had bought it before",
+        share(lambda e: e.is_repeat, _lines),
+        window_days=YEAR,
+    ),
+    Feature(
+        "return_rate",
+        "returns a purchase line over the last 365 days",
+        lambda e: ratio(count(within(e, YEAR) & e.is_return), count(within(e, YEAR) & e.is_purchase)),
+        window_days=YEAR,
+    ),
+    Feature(
+        "new_customer_share",
+        "share of purchase lines of the last 365 days in a customer's first order",
+        share(lambda e: e.is_first_order, _lines),
+        window_days=YEAR,
+    ),
+    Feature(
+        "new_customer_share_30d",
+        "share of purchase lines of the last 30 days in a customer's first order",
+        share(lambda e: e.is_first_order, _lines, _MONTH),
+        window_days=_MONTH,
+    ),
+    Feature(
+        "buyers_30d",
+        "customers who bought it in the last 30 days",
+        lambda e: e.customer.nunique(where=within(e, _MONTH) & e.is_purchase).cast("float64"),
+        window_days=_MONTH,
+    ),
+    Feature(
+        "buyers_365d",
+        "customers who bought it in the last 365 days",
+        lambda e: e.customer.nunique(where=within(e, YEAR) & e.is_purchase).cast("float64"),
+        window_days=YEAR,
+    ),
+)
+
+SEGMENTS: Final[tuple[Feature, ...]] = (
+    Feature(
+        v.SEGMENT_NAMES,
+        f"the segments of the customers who bought most lines in the last {_QUARTER} days, most first, ties by name",
+        itemgetter(v.SEGMENT_NAMES),
+        default=[],
+        dtype="strings",
+        window_days=_QUARTER,
+        stage="derive",
+    ),
+    Feature(
+        v.SEGMENT_SHARES,
+        f"their shares of the lines bought by known customers in the last {_QUARTER} days",
+        itemgetter(v.SEGMENT_SHARES),
+        default=[],
+        dtype="floats",
+        window_days=_QUARTER,
+        stage="derive",
+    ),
+    Feature(
+        v.SEGMENT_TRENDS,
+        "in each of them: lines of the last 30 days over those expected from the last 90, both plus one",
+        itemgetter(v.SEGMENT_TRENDS),
+        default=[],
+        dtype="floats",
+        window_days=_QUARTER,
+        stage="derive",
+    ),
+)
+
+STOCK: Final[tuple[Feature, ...]] = (
+    *(
+        Feature(
+            f"available_share_{days}d",
+            f"share of the last {days} days in which it was available, as dated rows of products tell",
+            itemgetter(f"available_share_{days}d"),
+            default=1.0,
+            window_days=days,
+            stage="derive",
+        )
+        for days in STOCK_DAYS
+    ),
+    Feature(
+        "stockouts_365d",
+        "times it became unavailable in the last 365 days",
+        itemgetter("stockouts_365d"),
+        window_days=YEAR,
+        stage="derive",
+    ),
+    Feature(
+        "restocked_days",
+        "days since it last became available again",
+        itemgetter("restocked_days"),
+        default=NEVER_DAYS,
+        stage="derive",
+    ),
+    Feature(
+        "launched_days",
+        "days since its launch; where none is told or it lies ahead, since the first interaction",
+        itemgetter("launched_days"),
+        stage="derive",
+    ),
+)
+
+
+DERIVED: Final[tuple[Feature, ...]] = (
+    Feature(
+        "trend",
+        "purchases of the last 30 days over those expected from the last 90, both plus one",
+        lambda p: (p.purchases_30d + 1.0) / (p.purchases_90d / _LONG + 1.0),
+        default=1.0,
+        stage="derive",
+    ),
+    Feature(
+        "conversion_90d",
+        "purchases over purchases and views of the last 90 days, one added to the views",
+        lambda p: p.purchases_90d / (p.purchases_90d + p.views_90d + 1.0),
+        window_days=_QUARTER,
+        stage="derive",
+    ),
+    Feature(
+        "price_change",
+        "price paid in the last 30 days over that of the last 365, less one; 0 without both",
+        lambda p: ibis.ifelse(p.price_paid_30d > 0, ratio(p.price_paid_30d, p.price_paid, 1.0) - 1.0, 0.0),
+        window_days=YEAR,
+        stage="derive",
+    ),
+    Feature(
+        "price_rank",
+        "rank of price_paid within the category, 0 cheapest to 1 dearest",
+        # rounded, because sums of floats differ in their last digits from run to run and ties must stay ties
+        lambda p: ibis.percent_rank().over(
+            ibis.window(group_by=p[s.CATEGORY], order_by=p.price_paid.round(6))
+        ),
+        default=0.5,
+        stage="derive",
+    ),
+)
+
+PRODUCT: Final[tuple[Feature, ...]] = (*AGGREGATES, *SEGMENTS, *STOCK, *DERIVED)

@@ -2,7 +2,8 @@
 
 Each is drawn with a public side (the columns of the input tables) and a hidden one (taste, appeal, rates,
 the day of leaving). Attributes carry signal: brand, eco and price level place a product in the space of
-tastes; region and age lean a customer towards some of it. Deliberately absent: anything that happens.
+tastes; region and age lean a customer towards some of it. Deliberately absent: anything that happens, and
+consent, which changes (``eval.world_consent``).
 """
 
 from __future__ import annotations
@@ -15,23 +16,21 @@ import pandas as pd
 
 from eval.world_config import WorldConfig
 from eval.world_names import AGE_BANDS, BRANDS, CATEGORIES, REGIONS, name_products
+from eval.world_time import DAY, FloatArray, IntArray, at_hours, spread, to_instant, to_times
 from eval.world_truth import (
     ALIVE_UNTIL,
     APPEAL,
-    DAY,
+    LOOKS_PER_VISIT,
     PEAK_DAY,
+    PRICE_SENSITIVITY,
     REPLENISH_DAYS,
     SEASON,
     VISITS_PER_DAY,
-    FloatArray,
-    IntArray,
-    to_instant,
-    to_times,
+    WEALTH,
 )
 from feature_repo.schema import (
     AVAILABLE,
     CATEGORY,
-    CONSENT_PREFIX,
     CUSTOMER_ID,
     LAUNCHED_AT,
     MARGIN,
@@ -39,7 +38,6 @@ from feature_repo.schema import (
     PRICE,
     PRODUCT_ID,
     SIGNED_UP_AT,
-    VALID_FROM,
     WITHDRAWN_AT,
 )
 
@@ -54,7 +52,7 @@ _OLDEST_SIGN_UP_DAYS = 365
 _SHORTEST_SALE_DAYS = 30
 _FURTHEST_DAYS = 3650  # lifetimes are told no further than this after the history ends
 _CHANNEL_WEIGHTS = np.array([3.0, 2.0, 1.5])  # Dirichlet: web, app, store
-_EMAIL, _SMS = 0.7, 0.35  # shares that consent
+_FLAGS = ("for new customers", "loyalty")  # in names of products
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +81,10 @@ class People:
     Attributes
     ----------
     table
-        Public columns and hidden ones (``alive_until``, ``visits_per_day``).
+        Public columns and hidden ones (``alive_until``, ``visits_per_day``, ``looks_per_visit``,
+        ``price_sensitivity``, ``wealth``).
+    main
+        Shape (customers,): index into ``CATEGORIES`` of what each likes most.
     tastes
         Shape (customers, tastes, factors + 2).
     taste_weights
@@ -93,13 +94,15 @@ class People:
     """
 
     table: pd.DataFrame
+    main: IntArray
     tastes: FloatArray
     taste_weights: FloatArray
     channel_weights: FloatArray
 
 
-def make_stock(config: WorldConfig, *, rng: np.random.Generator) -> Stock:
+def make_stock(config: WorldConfig) -> Stock:
     """Draw the products."""
+    rng = config.chance("stock")
     size = config.products
     kind = rng.permutation(np.arange(size) % len(CATEGORIES))  # every category has products
 
@@ -123,26 +126,27 @@ def make_stock(config: WorldConfig, *, rng: np.random.Generator) -> Stock:
     fresh = rng.random(size) < config.new_share
     launched = np.where(
         fresh,
-        _spread(fresh, start, end, rng=rng),
-        _spread(~fresh, start - _OLDEST_LAUNCH_DAYS * DAY, start, rng=rng),
+        spread(fresh, start, end, rng=rng),
+        spread(~fresh, start - _OLDEST_LAUNCH_DAYS * DAY, start, rng=rng),
     )
+    launched = np.floor(launched / DAY) * DAY
     ending = (rng.random(size) < config.withdrawn_share) & (launched + _SHORTEST_SALE_DAYS * DAY < end)
     earliest = np.maximum(launched, start) + _SHORTEST_SALE_DAYS * DAY
     withdrawn = np.where(ending, earliest + rng.random(size) * (end - earliest), np.inf)
+    withdrawn = np.floor(withdrawn / DAY) * DAY
 
     price = np.array([category.price for category in CATEGORIES])[kind]
     price = np.maximum(np.round(price * np.exp(config.price_sigma * level), 2), 0.5)
     table = pd.DataFrame(
         {
             PRODUCT_ID: _ids("p", size),
-            NAME: name_products(kind, rng=rng),
+            NAME: _flagged(name_products(kind, rng=rng), config, rng=rng),
             CATEGORY: np.array([category.name for category in CATEGORIES], dtype=object)[kind],
             PRICE: price,
-            MARGIN: np.round(price * rng.uniform(0.2, 0.6, size=size), 2),
+            MARGIN: np.round(price * rng.uniform(0.3, 0.6, size=size), 2),
             AVAILABLE: rng.random(size) >= config.unavailable_share,
             LAUNCHED_AT: to_times(launched),
             WITHDRAWN_AT: to_times(withdrawn),
-            VALID_FROM: to_times(launched),
             BRAND: np.array(BRANDS, dtype=object)[brand],
             ECO: eco,
             APPEAL: config.appeal_spread * rng.standard_normal(size),
@@ -155,8 +159,9 @@ def make_stock(config: WorldConfig, *, rng: np.random.Generator) -> Stock:
     return Stock(table, np.column_stack([factors, eco - config.eco_share, level]), centres)
 
 
-def make_people(config: WorldConfig, *, centres: FloatArray, rng: np.random.Generator) -> People:
+def make_people(config: WorldConfig, *, centres: FloatArray) -> People:
     """Draw the customers; ``centres`` is where the categories lie."""
+    rng = config.chance("people")
     size = config.customers
     region = rng.integers(len(REGIONS), size=size)
     age = rng.choice(len(AGE_BANDS), p=[0.13, 0.22, 0.21, 0.18, 0.15, 0.11], size=size)
@@ -173,15 +178,16 @@ def make_people(config: WorldConfig, *, centres: FloatArray, rng: np.random.Gene
     )
     own = config.individuality * _noise((size, config.tastes, config.factors), rng=rng)
     green = 0.1 * (age == 1) - 0.05 * years + config.eco_spread * rng.standard_normal(size)
-    dear = 0.03 * years + config.price_spread * rng.standard_normal(size)
+    wealth = rng.standard_normal(size)
+    dear = 0.03 * years + config.price_spread * (0.6 * wealth + 0.8 * rng.standard_normal(size))
     visible = np.broadcast_to(np.stack([green, dear], axis=1)[:, None, :], (size, config.tastes, 2))
 
     start, end = to_instant(config.starts_at), to_instant(config.ends_at)
     founder = rng.random(size) < config.founder_share
     signed_up = np.where(
         founder,
-        _spread(founder, start - _OLDEST_SIGN_UP_DAYS * DAY, start, rng=rng),
-        _spread(~founder, start, end, rng=rng),
+        spread(founder, start - _OLDEST_SIGN_UP_DAYS * DAY, start, rng=rng),
+        spread(~founder, start, end, rng=rng),
     )
     signed_up = np.minimum(at_hours(signed_up, config, rng=rng), end - 1)
     # Pareto II (an exponential lifetime whose rate is gamma), counted for founders from the start of the
@@ -192,35 +198,31 @@ def make_people(config: WorldConfig, *, centres: FloatArray, rng: np.random.Gene
 
     channels = rng.dirichlet(_CHANNEL_WEIGHTS, size=size)
     channels *= np.stack([np.ones(size), np.exp(-0.3 * years), np.exp(0.2 * years)], axis=1)
+    looks = rng.lognormal(-(config.views_spread**2) / 2, config.views_spread, size=size)
+    sensitivity = config.price_sensitivity * rng.gamma(
+        config.sensitivity_shape, 1 / config.sensitivity_shape, size=size
+    )
     table = pd.DataFrame(
         {
             CUSTOMER_ID: _ids("c", size),
             SIGNED_UP_AT: to_times(signed_up),
-            VALID_FROM: to_times(signed_up),
             REGION: np.array(REGIONS, dtype=object)[region],
             AGE_BAND: np.array(AGE_BANDS, dtype=object)[age],
-            CONSENT_PREFIX + "email": rng.random(size) < _EMAIL,
-            CONSENT_PREFIX + "sms": rng.random(size) < _SMS - 0.05 * years,
             ALIVE_UNTIL: to_times(alive_until),
             VISITS_PER_DAY: rng.lognormal(np.log(config.visits_per_month / 30), config.visits_spread, size),
+            LOOKS_PER_VISIT: 1 + (config.mean_looks - 1) * looks,
+            PRICE_SENSITIVITY: sensitivity * np.exp(-0.4 * wealth) / np.exp(0.08),
+            WEALTH: wealth,
         }
     )
+    weights = rng.dirichlet(np.full(config.tastes, 1.5), size=size)
     return People(
         table,
+        main=kind[np.arange(size), weights.argmax(axis=1)],
         tastes=np.concatenate([centres[kind] + own, visible], axis=2),
-        taste_weights=rng.dirichlet(np.full(config.tastes, 1.5), size=size),
+        taste_weights=weights,
         channel_weights=channels / channels.sum(axis=1, keepdims=True),
     )
-
-
-def at_hours(seconds: FloatArray | IntArray, config: WorldConfig, *, rng: np.random.Generator) -> IntArray:
-    """Keep the days of the instants (seconds since 1970) and draw their hours anew from ``config.hours``."""
-    size = len(seconds)
-    traffic = np.cumsum(config.hours)
-    hour = np.searchsorted(traffic, rng.random(size) * traffic[-1], side="right")
-    midnight = np.floor(np.asarray(seconds) / DAY).astype(np.int64) * DAY
-    at: IntArray = midnight + hour * 3600 + rng.integers(3600, size=size)
-    return at
 
 
 def _noise(shape: tuple[int, ...], *, rng: np.random.Generator) -> FloatArray:
@@ -229,15 +231,12 @@ def _noise(shape: tuple[int, ...], *, rng: np.random.Generator) -> FloatArray:
     return vectors
 
 
-def _spread(chosen: np.ndarray, start: float, end: float, *, rng: np.random.Generator) -> FloatArray:
-    """Instants spread evenly between two for the chosen entries, in random order; the others are 0.
-
-    Evenly, not independently, so that even a small world has somebody new in its last weeks.
-    """
-    size = int(chosen.sum())
-    instants = np.zeros(len(chosen))
-    instants[chosen] = start + (end - start) * (rng.permutation(size) + rng.random(size)) / max(size, 1)
-    return instants
+def _flagged(names: list[str], config: WorldConfig, *, rng: np.random.Generator) -> list[str]:
+    """Mark some names as meant for new customers or for loyal ones."""
+    share = min(config.flagged_share, 0.5)
+    flag = rng.choice(3, p=[share, share, 1 - 2 * share], size=len(names))
+    marks = [f" ({words})" for words in _FLAGS] + [""]
+    return [name + marks[number] for name, number in zip(names, flag, strict=True)]
 
 
 def _ids(letter: str, size: int) -> pd.Series:

@@ -10,7 +10,7 @@ from training.benchmarks.recovery import recovery
 
 @pytest.mark.slow
 def test_oracle_is_the_ceiling() -> None:
-    result = recovery([11, 12], customers=600, products=120, config=small_config(), now=NOW)
+    result = recovery([11, 12], customers=800, products=300, config=small_config(), now=NOW)
     assert [run["seed"] for run in result["seeds"]] == [11, 12]
     for run in result["seeds"]:
         models = {row["model"]: row["all"] for row in run["models"]}

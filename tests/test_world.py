@@ -18,9 +18,7 @@ from feature_repo.schema import (
     CART,
     CHANNEL,
     CUSTOMER_ID,
-    CUSTOMERS,
     DISCOUNT,
-    INTERACTIONS,
     KIND,
     KINDS,
     LAUNCHED_AT,
@@ -28,13 +26,13 @@ from feature_repo.schema import (
     ORDER_ID,
     PRICE,
     PRODUCT_ID,
-    PRODUCTS,
     PURCHASE,
     QUANTITY,
     RETURN,
     SIGNED_UP_AT,
     STORE_ID,
     TABLES,
+    VALID_FROM,
     VALUE,
     VIEW,
     WITHDRAWN_AT,
@@ -102,6 +100,9 @@ def test_another_seed_another_world(world: World) -> None:
         {"customers": 1, "visits_per_month": 1e-9, "founder_share": 1.0},
         {"new_share": 1.0},
         {"unavailable_share": 1.0},
+        {"campaigns": 0, "listed_share": 0.0, "ties_per_customer": 0.0},
+        {"stockouts_per_year": 30.0, "promotions_per_year": 30.0, "price_changes_per_year": 30.0},
+        {"listed_share": 1.0, "list_length": 200, "examination_power": 0.0},
         {"rebuy_rate": 0.0, "return_rate": 0.0, "discount_share": 0.0},
         {"tastes": 1, "factors": 1, "months": 1},
         {"ends_at": datetime(2025, 3, 31, 13, 45, tzinfo=UTC)},
@@ -118,7 +119,7 @@ def test_extreme_worlds_are_lawful(extreme: dict[str, object]) -> None:
 
 
 def test_tables_keep_the_contract(world: World) -> None:
-    for name in (INTERACTIONS, PRODUCTS, CUSTOMERS):
+    for name in TABLES:
         table, frame = TABLES[name], getattr(world, name)
         required = {column.name for column in table.columns if column.required}
         assert required <= set(frame.columns)
@@ -132,30 +133,40 @@ def test_tables_keep_the_contract(world: World) -> None:
 
 
 def test_ids_and_names_are_unique(world: World) -> None:
-    assert world.products[PRODUCT_ID].is_unique
-    assert world.products[NAME].is_unique
-    assert world.customers[CUSTOMER_ID].is_unique
-    assert world.customers[CUSTOMER_ID].is_monotonic_increasing
+    names = world.products[[PRODUCT_ID, NAME]].drop_duplicates()
+    assert names[PRODUCT_ID].is_unique and names[NAME].is_unique
+    for frame, key in ((world.products, PRODUCT_ID), (world.customers, CUSTOMER_ID)):
+        assert not frame.duplicated([key, VALID_FROM]).any()
+        assert frame[[key, VALID_FROM]].equals(frame[[key, VALID_FROM]].sort_values([key, VALID_FROM]))
 
 
 def test_names_stay_unique_when_words_run_out() -> None:
     catalogue = simulate(WorldConfig(customers=1, products=20_000, months=1)).products
-    assert catalogue[NAME].is_unique
+    assert catalogue[NAME].nunique() == catalogue[PRODUCT_ID].nunique() == 20_000
+
+
+def as_of(world: World, rows: pd.DataFrame, at: str = AT) -> pd.DataFrame:
+    """Join to each row the version of its product that was valid then."""
+    versions = world.products.sort_values(VALID_FROM)
+    return pd.merge_asof(
+        rows.sort_values(at, kind="stable"), versions, left_on=at, right_on=VALID_FROM, by=PRODUCT_ID
+    )
 
 
 def assert_lawful(world: World) -> None:
     """Nothing before signing up, after leaving, or with a product not on sale; nothing outside history."""
     config = world.truth.config
-    rows = world.interactions.merge(world.products, on=PRODUCT_ID).merge(
-        world.customers[[CUSTOMER_ID, SIGNED_UP_AT]], on=CUSTOMER_ID
+    rows = world.interactions.merge(
+        world.customers[[CUSTOMER_ID, SIGNED_UP_AT]].drop_duplicates(), on=CUSTOMER_ID
     )
     assert len(rows) == len(world.interactions)
     assert (rows[AT] >= rows[SIGNED_UP_AT]).all()
     assert (rows[AT] < rows[CUSTOMER_ID].map(world.truth.alive_until)).all()
+    assert rows[AT].between(config.starts_at, config.ends_at, inclusive="left").all()
+    rows = as_of(world, rows[rows[KIND] != RETURN])
     assert (rows[LAUNCHED_AT] <= rows[AT]).all()
     assert (rows[WITHDRAWN_AT].isna() | (rows[AT] < rows[WITHDRAWN_AT])).all()
-    assert rows[AVAILABLE].all()
-    assert rows[AT].between(config.starts_at, config.ends_at, inclusive="left").all()
+    assert rows[AVAILABLE].all()  # also in a stock-out nothing is looked at or bought
 
 
 def test_nothing_happens_out_of_time(world: World) -> None:
@@ -186,8 +197,10 @@ def test_orders_share_one_instant_customer_and_channel(world: World) -> None:
 
 def test_money_adds_up(world: World) -> None:
     traded = world.interactions[world.interactions[KIND].isin([PURCHASE, RETURN])]
-    price = traded[PRODUCT_ID].map(world.products.set_index(PRODUCT_ID)[PRICE])
-    assert np.allclose(traded[VALUE], price * traded[QUANTITY] * (1 - traded[DISCOUNT]), atol=0.0051)
+    ordered = of_kind(world, PURCHASE).groupby(ORDER_ID)[AT].first()
+    dated = as_of(world, traded.assign(ordered=traded[ORDER_ID].map(ordered)), "ordered")
+    expected = dated[PRICE] * dated[QUANTITY] * (1 - dated[DISCOUNT])
+    assert np.allclose(dated[VALUE], expected, atol=0.0051)
     assert traded[DISCOUNT].between(0, 1).all()
     assert (traded[QUANTITY] >= 1).all()
     assert (world.interactions.drop(traded.index)[VALUE] == 0).all()
@@ -204,9 +217,9 @@ def test_returns_follow_their_purchase(world: World) -> None:
 
 def test_people_join_and_leave_and_products_come_and_go(world: World) -> None:
     recent = END - timedelta(weeks=6)
-    assert (world.customers[SIGNED_UP_AT] > recent).sum() >= 5
-    assert (world.products[LAUNCHED_AT] > recent).sum() >= 1
-    assert world.products[WITHDRAWN_AT].notna().sum() >= 5
+    assert (world.truth.customers[SIGNED_UP_AT] > recent).sum() >= 5
+    assert (world.truth.products[LAUNCHED_AT] > recent).sum() >= 1
+    assert world.truth.products[WITHDRAWN_AT].notna().sum() >= 5
     assert 0.2 < (world.truth.alive_until < END).mean() < 0.8
     buyers = set(of_kind(world, PURCHASE)[CUSTOMER_ID])
     assert 0.02 < 1 - len(buyers) / SMALL.customers < 0.4  # some never bought
@@ -216,13 +229,13 @@ def test_people_join_and_leave_and_products_come_and_go(world: World) -> None:
 
 
 def test_statistics_lie_in_their_bands(larger: World) -> None:
-    """Over seeds 0 to 9 Gini read .65 to .72, repeats .29 to .37; the bands leave room for other seeds."""
+    """Coarse bands at the demo's size; ``test_world_fit`` holds them against Online Retail at its size."""
     purchases = of_kind(larger, PURCHASE)
     assert 0.60 < gini(purchases.groupby(PRODUCT_ID).size().to_numpy()) < 0.80
-    assert 0.25 < purchases.duplicated(PAIR).mean() < 0.42
+    assert 0.30 < purchases.duplicated(PAIR).mean() < 0.50
     orders = purchases.groupby(CUSTOMER_ID)[ORDER_ID].nunique()
     assert orders.quantile(0.99) > 6 * orders.median()  # few order much
-    assert 60 < len(larger.interactions) / len(larger.customers) < 110
+    assert 80 < len(larger.interactions) / larger.truth.config.customers < 220
     share = larger.interactions[KIND].value_counts(normalize=True)
     assert share[VIEW] > share[CART] > share[PURCHASE] > share[RETURN] > 0.003
 
@@ -232,15 +245,13 @@ def test_statistics_lie_in_their_bands(larger: World) -> None:
 
 def test_truth_is_written_apart_and_readable_again(world: World, tmp_path: Path) -> None:
     world.write(tmp_path / "tables", truth_dir=tmp_path / "truth")
-    assert {path.name for path in (tmp_path / "tables").iterdir()} == {
-        f"{name}.parquet" for name in (INTERACTIONS, PRODUCTS, CUSTOMERS)
-    }
+    assert {path.name for path in (tmp_path / "tables").iterdir()} == {f"{name}.parquet" for name in TABLES}
     assert {path.suffix for path in (tmp_path / "truth").iterdir()} == {".parquet", ".npy", ".json"}
-    for name in (INTERACTIONS, PRODUCTS, CUSTOMERS):
+    for name in TABLES:
         again = pd.read_parquet(tmp_path / "tables" / f"{name}.parquet")
         pd.testing.assert_frame_equal(again, getattr(world, name))
     truth = Truth.read(tmp_path / "truth")
-    customers = world.customers[CUSTOMER_ID].head(9)
+    customers = world.truth.customers[CUSTOMER_ID].head(9)
     for repeats in (False, True):
         assert np.array_equal(
             truth.affinity(customers, at=SMALL.ends_at, repeats=repeats),
@@ -254,23 +265,32 @@ def test_tables_do_not_tell_the_truth(world: World) -> None:
     hidden = set(world.truth.customers) - set(world.customers) | set(world.truth.products) - set(
         world.products
     )
-    assert {"alive_until", "visits_per_day", "appeal", "replenish_days"} <= hidden
+    assert {
+        "alive_until",
+        "visits_per_day",
+        "appeal",
+        "replenish_days",
+        "price_sensitivity",
+        "wealth",
+    } <= hidden
 
 
 def test_affinity_is_zero_exactly_where_a_product_is_not_on_sale(world: World) -> None:
     at = END - timedelta(days=200)
-    customers = list(world.customers[CUSTOMER_ID].head(20)) * 2  # the same customer may be asked twice
+    customers = list(world.truth.customers[CUSTOMER_ID].head(20)) * 2  # the same customer may be asked twice
     for repeats in (False, True):
         intensity = world.truth.affinity(customers, at=at, repeats=repeats)
         assert intensity.shape == (40, SMALL.products)
-        assert np.array_equal(intensity[:20], intensity[20:])
-        products = world.products
-        sold = (products[LAUNCHED_AT] <= at) & products[AVAILABLE]
+        # single precision inside: the place in the block decides the last digits
+        assert np.allclose(intensity[:20], intensity[20:], rtol=1e-4, atol=0)
+        products = world.products[world.products[VALID_FROM] <= at].drop_duplicates(PRODUCT_ID, keep="last")
+        products = products.set_index(PRODUCT_ID).reindex(world.truth.products[PRODUCT_ID])
+        sold = (products[LAUNCHED_AT] <= at) & products[AVAILABLE].eq(True)
         sold &= products[WITHDRAWN_AT].isna() | (at < products[WITHDRAWN_AT])
         assert ((intensity > 0) == sold.to_numpy()).all()
     chosen = ["p0007", "p0003"]
     some = world.truth.affinity(customers, at=at, product_ids=chosen, repeats=True)
-    assert np.array_equal(some, intensity[:, [7, 3]])
+    assert np.allclose(some, intensity[:, [7, 3]], rtol=1e-4, atol=0)
 
 
 def test_affinity_refuses_strangers_and_naive_times(world: World) -> None:
@@ -283,7 +303,7 @@ def test_affinity_refuses_strangers_and_naive_times(world: World) -> None:
 def test_top_ranks_by_affinity_and_leaves_out_what_it_is_told(world: World) -> None:
     customers = ["c000005", "c000002", "c000005"]
     intensity = world.truth.affinity(customers, at=SMALL.ends_at)
-    ids = world.products[PRODUCT_ID].to_numpy()
+    ids = world.truth.products[PRODUCT_ID].to_numpy()
     top = world.truth.top(customers, n=5, at=SMALL.ends_at)
     assert top.tolist() == ids[np.argsort(-intensity, axis=1)[:, :5]].tolist()
     barred = pd.DataFrame({CUSTOMER_ID: ["c000005", "c000399"], PRODUCT_ID: [top[0, 0], top[1, 0]]})
@@ -297,19 +317,21 @@ def test_top_ranks_by_affinity_and_leaves_out_what_it_is_told(world: World) -> N
 def test_affinity_is_the_rate_at_which_purchases_happen() -> None:
     """Where nobody leaves and nothing repeats, purchases are Poisson with the rate the truth tells."""
     config = WorldConfig(
-        customers=4000,
+        customers=800,
         products=60,
         months=2,
+        visits_per_month=3.0,
         founder_share=1.0,
         lifetime_days=1e9,
         year_swing=0.0,
         weekdays=(1.0,) * 7,
         rebuy_rate=0.0,
         again_rate=1.0,
+        campaigns=0,
     )
     world = simulate(config)
-    customers, products = world.customers[CUSTOMER_ID], world.products[PRODUCT_ID]
-    steps = 20
+    customers, products = world.truth.customers[CUSTOMER_ID], world.truth.products[PRODUCT_ID]
+    steps = 62  # a day each: the shelf changes at midnight
     step = (config.ends_at - config.starts_at) / steps
     expected = np.zeros((len(customers), len(products)))
     for index in range(steps):
@@ -319,8 +341,8 @@ def test_affinity_is_the_rate_at_which_purchases_happen() -> None:
     bought = pd.crosstab(purchases[CUSTOMER_ID], purchases[PRODUCT_ID])
     observed = bought.reindex(index=customers, columns=products, fill_value=0).to_numpy()
     assert observed.sum() > 8000
-    # purchases of a visit come together, which widens Poisson's deviation to some 1.3 of it
-    assert abs(observed.sum() - expected.sum()) < 4 * 1.3 * np.sqrt(expected.sum())
+    orders = purchases.groupby(ORDER_ID).size()  # purchases of a visit come together
+    assert abs(observed.sum() - expected.sum()) < 4 * np.sqrt((orders**2).sum())
     by_product = (observed.sum(axis=0) - expected.sum(axis=0)) / np.sqrt(expected.sum(axis=0) + 1)
     assert np.abs(by_product).max() < 5
     # the likeliest tenth of all pairs holds as many purchases as the truth says
@@ -334,13 +356,13 @@ def test_replenishment_is_due_when_the_truth_says(larger: World) -> None:
     purchases = of_kind(larger, PURCHASE)
     before = purchases[purchases[AT] < cut].drop_duplicates(PAIR)
     after = purchases[purchases[AT] >= cut]
-    customers = larger.customers[CUSTOMER_ID]
+    customers = larger.truth.customers[CUSTOMER_ID]
     customers = customers[customers.map(larger.truth.alive_until).to_numpy() > END]
     gain = pd.DataFrame(
         larger.truth.affinity(customers, at=cut, repeats=True) / larger.truth.config.again_rate
         - larger.truth.affinity(customers, at=cut),
         index=customers,
-        columns=larger.products[PRODUCT_ID],
+        columns=larger.truth.products[PRODUCT_ID],
     )
     owned = before[before[CUSTOMER_ID].isin(customers)]
     rise = gain.to_numpy()[

@@ -24,6 +24,7 @@ def register(app: typer.Typer) -> None:
     group.command("serving")(serving_command)
     group.command("features")(features_command)
     group.command("recovery")(recovery_command)
+    group.command("world")(world_command)
     app.add_typer(group, name="benchmark")
 
 
@@ -68,6 +69,32 @@ def recovery_command(
             progress=progress,
         )
     typer.echo(json.dumps(result, indent=1))
+
+
+def world_command(
+    scale: Annotated[
+        bool, typer.Option("--scale", help="100,000 customers × 20,000 products, about 5 million events.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the simulated shop.")] = 201,
+    beside: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="TABLES", help="Tables of a shop to compare with, such as imported Online Retail."
+        ),
+    ] = None,
+    as_table: Annotated[
+        bool, typer.Option("--table", help="Print the comparison as Markdown instead.")
+    ] = False,
+) -> None:
+    """Measure what a simulated shop costs to make, and how its sales compare with a real shop's."""
+    from eval.benchmarks.world import ONLINE_RETAIL_SIZE, SCALE, benchmark_world
+    from eval.world_config import WorldConfig
+
+    if as_table and beside is None:
+        raise ConfigError("expected --beside TABLES with --table, found none; name the shop to compare with")
+    size = SCALE if scale else ONLINE_RETAIL_SIZE
+    result = benchmark_world(WorldConfig.model_validate({**size, "seed": seed}), online_retail=beside)
+    typer.echo(result["table"] if as_table else json.dumps(result, indent=1))
 
 
 def features_command(

@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+SPARK := $(VENV)/.installed-spark
 CUSTOMERS ?= 5000
 PACKAGES := feature_repo serving eval training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -23,7 +24,12 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -m 'not slow'
 
-test-slow: $(STAMP)
+# Spark is large and few need it: it is installed for the tests that compare the two engines
+$(SPARK): $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,spark]'
+	@touch $(SPARK)
+
+test-slow: $(SPARK)
 	$(BIN)/python -m pytest -q -m slow
 
 check: $(STAMP)

@@ -46,6 +46,8 @@ _RECENT_GROUP_ROWS: Final = 250_000
 
 Progress = Callable[[str, int, int], None]
 """Called with (what, done, total) after each step of long work."""
+EngineOf = Callable[[Tables, Path], Engine]
+"""Makes the engine, given the tables and a scratch folder."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,7 @@ def build(
     directory: Path,
     *,
     as_of: datetime | None = None,
-    engine: Callable[[Tables, Path], Engine] = DuckDBEngine,
+    engine: EngineOf = DuckDBEngine,
     progress: Progress | None = None,
 ) -> FeatureSet:
     """Build every offline view into ``directory`` (one folder of Parquet files a view) and describe them.

@@ -15,7 +15,7 @@ import ibis
 
 from feature_repo import schema as s
 from feature_repo.errors import DataError
-from feature_repo.feature import CHANGES, Expression, Feature, within
+from feature_repo.feature import CHANGES, Expression, Feature, in_days, within
 from feature_repo.names import NEVER_DAYS
 
 _SUFFIX_OF_DATES: Final = "_at"
@@ -131,4 +131,4 @@ def elapsed_name(column: str) -> str:
 
 
 def _since(column: str) -> Expression:
-    return lambda row: (row.instant_us - row[f"{column}_us"]) / 86_400_000_000.0
+    return lambda row: in_days(row.instant_us - row[f"{column}_us"])

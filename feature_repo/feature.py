@@ -15,6 +15,7 @@ from typing import Any, Final, Literal
 import ibis
 
 from feature_repo.names import FeatureType
+from feature_repo.recent import DAY_US
 
 WINDOWS: Final = (7, 30, 90, 365)
 CHANGES: Final = (7, 30, 90)
@@ -51,8 +52,13 @@ def between(events: Any, days: float) -> Any:
 
 
 def count(where: Any) -> Any:
-    """How many rows hold."""
-    return ibis.ifelse(where, 1.0, 0.0).sum()
+    """How many rows hold; as a float, since engines read ``1.0`` as a decimal."""
+    return ibis.ifelse(where, 1, 0).cast("float64").sum()
+
+
+def in_days(micros: Any) -> Any:
+    """Turn microseconds (int64) into days (float64)."""
+    return micros.cast("float64") / float(DAY_US)
 
 
 def total(column: Any, where: Any) -> Any:

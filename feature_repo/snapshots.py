@@ -17,7 +17,7 @@ from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.customer_features import CUSTOMER, MIXES, TOP, Mix
 from feature_repo.engine import Engine
-from feature_repo.feature import Default, Feature
+from feature_repo.feature import Default, Feature, count, in_days
 from feature_repo.product_features import PRODUCT, STOCK_DAYS
 from feature_repo.recent import DAY_US
 from feature_repo.staging import product_versions
@@ -29,7 +29,7 @@ _EMPTY: Final = {"strings": "array<string>", "floats": "array<float64>"}
 def aged(events: Any, instant: Any) -> Any:
     """Rows strictly before ``instant`` with ``age_days``; the only door through which time enters."""
     rows = events.filter(events.at_us < instant)
-    return rows.mutate(age_days=(instant - rows.at_us) / float(DAY_US))
+    return rows.mutate(age_days=in_days(instant - rows.at_us))
 
 
 def evaluated(features: Iterable[Feature], rows: Any, stage: str) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def product_snapshot(engine: Engine, events: Any, instant: Any, segments: Any) -
     parts = [totals, _by_segment(rows, segments), _stock(engine, instant)]
     joined = filled(reduce(lambda left, right: _joined(left, right, key), parts, known), PRODUCT)
     joined = joined.mutate(
-        launched_days=ibis.coalesce((instant - joined.launched_us) / float(DAY_US), joined.age_days)
+        launched_days=ibis.coalesce(in_days(instant - joined.launched_us), joined.age_days)
     )
     return stamped(engine, joined.mutate(**evaluated(PRODUCT, joined, "derive")), instant, key, PRODUCT)
 
@@ -154,7 +154,7 @@ def _by_segment(rows: Any, segments: Any) -> Any:
     bought = bought.inner_join(segments.select(s.CUSTOMER_ID, v.SEGMENT), s.CUSTOMER_ID)
     bought = bought.select(s.PRODUCT_ID, label=bought[v.SEGMENT], fresh=bought.age_days <= month)
     counts = bought.group_by([s.PRODUCT_ID, "label"]).agg(
-        lines=bought.count().cast("float64"), fresh=ibis.ifelse(bought.fresh, 1.0, 0.0).sum()
+        lines=bought.count().cast("float64"), fresh=count(bought.fresh)
     )
     shared = counts.mutate(
         share=counts.lines / counts.lines.sum().over(ibis.window(group_by=counts[s.PRODUCT_ID])),
@@ -180,14 +180,14 @@ def _stock(engine: Engine, instant: Any) -> Any:
     def on_stock(days: int) -> Any:
         start = instant - days * DAY_US
         held = ibis.greatest(rows.until_us - ibis.greatest(rows.begins_us, start), 0)
-        return ibis.ifelse(rows[s.AVAILABLE], held / float(days * DAY_US), 0.0).sum()
+        return ibis.ifelse(rows[s.AVAILABLE], in_days(held) / days, 0.0).sum()
 
     went = rows.before & ~rows[s.AVAILABLE]
     came = ~rows.before & rows[s.AVAILABLE]
     return rows.group_by(s.PRODUCT_ID).agg(
         **{f"available_share_{days}d": on_stock(days) for days in STOCK_DAYS},
-        stockouts_365d=ibis.ifelse(went & (rows.from_us > instant - _YEAR_US), 1.0, 0.0).sum(),
-        restocked_days=((instant - rows.from_us) / float(DAY_US)).min(where=came),
+        stockouts_365d=count(went & (rows.from_us > instant - _YEAR_US)),
+        restocked_days=in_days(instant - rows.from_us).min(where=came),
     )
 
 

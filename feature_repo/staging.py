@@ -13,7 +13,7 @@ import ibis
 
 from feature_repo import schema as s
 from feature_repo.engine import Engine
-from feature_repo.recent import DAY_US
+from feature_repo.feature import in_days
 
 _KEPT = (s.CUSTOMER_ID, s.PRODUCT_ID, s.KIND, s.QUANTITY, s.VALUE, s.DISCOUNT, s.CHANNEL, s.STORE_ID)
 
@@ -163,5 +163,5 @@ def _ordered(rows: Any) -> Any:
 def _followed(rows: Any) -> Any:
     """Add the days since the order before to the first line of each order."""
     orders = ibis.window(group_by=[rows.customer, rows.is_order], order_by=rows.line)
-    gap = (rows.at_us - rows.at_us.lag().over(orders)) / float(DAY_US)
+    gap = in_days(rows.at_us - rows.at_us.lag().over(orders))
     return rows.mutate(gap_days=ibis.ifelse(rows.is_order, gap, ibis.null("float64")))

@@ -27,6 +27,7 @@ from feature_repo.customer_features import CUSTOMER
 from feature_repo.declared import Declarations
 from feature_repo.engine import DuckDBEngine
 from feature_repo.feature import Feature
+from feature_repo.files import parquet_files
 from feature_repo.product_features import PRODUCT
 from feature_repo.recent import to_micros
 from feature_repo.staging import stage_events
@@ -259,3 +260,19 @@ def test_declared_flags_and_constants_reach_the_past(built: FeatureSet) -> None:
     at_start = rows[rows[s.EVENT_TIMESTAMP] == epoch]
     assert at_start["brand"].notna().all()
     assert at_start[s.PRICE].isna().all(), "a price is not constant"
+
+
+def test_files_hold_the_declared_types(built: FeatureSet) -> None:
+    """Numbers are doubles, never decimals of an engine's own choice."""
+    arrow = {"float": "double", "string": "string", "bool": "bool", "strings": "list<element: string>"}
+    arrow |= {"floats": "list<element: double>", "ints": "list<element: int64>"}
+    declared: dict[str, dict[str, str]] = {
+        **built.columns,
+        v.CUSTOMER_FEATURES: {feature.name: feature.dtype for feature in CUSTOMER},
+        v.PRODUCT_FEATURES: {feature.name: feature.dtype for feature in PRODUCT},
+        v.CUSTOMER_RECENT: dict(v.RECENT),
+    }
+    for view, columns in declared.items():
+        held = pq.read_schema(parquet_files(built.path(view))[0])
+        found = {name: str(held.field(name).type) for name in columns}
+        assert found == {name: arrow[dtype] for name, dtype in columns.items()}, view

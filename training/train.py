@@ -14,7 +14,8 @@ from typing import Any
 from eval.split import Split
 from feature_repo import schema as s
 from feature_repo import store as feature_store
-from feature_repo.build import FeatureSet, build
+from feature_repo.build import EngineOf, FeatureSet, build
+from feature_repo.engine import DuckDBEngine
 from feature_repo.features import schema_hash
 from feature_repo.tables import Tables
 from serving.bundle import verify
@@ -49,10 +50,15 @@ class TrainReport:
 
 
 def build_features(
-    settings: Settings, tables: Tables, *, as_of: datetime | None = None, progress: Progress | None = None
+    settings: Settings,
+    tables: Tables,
+    *,
+    as_of: datetime | None = None,
+    engine: EngineOf = DuckDBEngine,
+    progress: Progress | None = None,
 ) -> tuple[FeatureSet, dict[str, int]]:
     """Build the offline features, register them with Feast and bring the newest rows online."""
-    features = build(tables, settings.features, as_of=as_of, progress=progress)
+    features = build(tables, settings.features, as_of=as_of, engine=engine, progress=progress)
     store = feature_store.apply(settings.store, features)
     return features, feature_store.materialise(store, features)
 

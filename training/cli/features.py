@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from feature_repo.build import EngineOf
+from feature_repo.engine import DuckDBEngine
 from feature_repo.tables import Tables
 from feature_repo.validate import validate
 from serving.errors import ConfigError, DataError
 from serving.settings import Settings
 from training.cli.progress import shown
 from training.train import build_features, one_job
+
+
+class EngineName(StrEnum):
+    """What evaluates the features."""
+
+    DUCKDB = "duckdb"
+    SPARK = "spark"
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +37,9 @@ def features_command(
     as_of: Annotated[
         str | None, typer.Option(metavar="T", help="Knowledge cut-off, ISO 8601; default: all data.")
     ] = None,
+    engine: Annotated[
+        EngineName, typer.Option(help="What evaluates the features; spark needs its extra and Java 17.")
+    ] = EngineName.DUCKDB,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Build the features of customers and products and materialise the newest."""
@@ -34,17 +47,31 @@ def features_command(
     sound(tables)
     with one_job(settings), Tables.open(tables) as opened, shown(quiet=as_json) as progress:
         features, written = build_features(
-            settings, opened, as_of=None if as_of is None else instant(as_of), progress=progress
+            settings,
+            opened,
+            as_of=None if as_of is None else instant(as_of),
+            engine=engine_of(engine),
+            progress=progress,
         )
     result = {"as_of": features.as_of.isoformat(), "offline_rows": features.rows, "online_rows": written}
     if as_json:
         typer.echo(json.dumps(result))
     else:
         typer.echo(
-            f"{features.snapshots} weekly snapshots up to {features.as_of:%Y-%m-%d %H:%M} in {features.directory}"
+            f"{features.snapshots} snapshots, one each {features.cadence_days} days, up to "
+            f"{features.as_of:%Y-%m-%d %H:%M} in {features.directory}"
         )
         for view, rows in features.rows.items():
             typer.echo(f"  {view}: {rows:,} rows offline, {written.get(view, 0):,} online")
+
+
+def engine_of(name: EngineName) -> EngineOf:
+    """Return what makes the engine called ``name``."""
+    if name is EngineName.DUCKDB:
+        return DuckDBEngine
+    from feature_repo.spark_engine import SparkEngine
+
+    return SparkEngine
 
 
 def instant(text: str) -> datetime:

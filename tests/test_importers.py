@@ -313,7 +313,7 @@ def test_column_map_entries() -> None:
 
 
 def test_formats_are_listed() -> None:
-    assert list(IMPORTERS) == ["interactions", "online-retail"]
+    assert list(IMPORTERS) == ["interactions", "online-retail", "invoice-lines", "movielens", "sources"]
 
 
 @pytest.mark.realdata

@@ -14,22 +14,29 @@ from typing import Final
 
 from feature_repo.errors import ConfigError
 from feature_repo.importers.interactions import import_interactions
+from feature_repo.importers.invoice_lines import import_invoice_lines
+from feature_repo.importers.movielens import import_movielens
 from feature_repo.importers.online_retail import import_online_retail
 from feature_repo.importers.report import ImportReport, Step
+from feature_repo.importers.sources import import_sources
+from feature_repo.importers.sources.account import SourcesReport
 
-__all__ = ["IMPORTERS", "ImportReport", "Importer", "Step", "import_tables"]
+__all__ = ["IMPORTERS", "ImportReport", "Importer", "SourcesReport", "Step", "import_tables"]
 
-Importer = Callable[..., ImportReport]
+Importer = Callable[..., ImportReport | SourcesReport]
 
 IMPORTERS: Final[dict[str, Importer]] = {
     "interactions": import_interactions,
     "online-retail": import_online_retail,
+    "invoice-lines": import_invoice_lines,
+    "movielens": import_movielens,
+    "sources": import_sources,
 }
 
 
 def import_tables(
     name: str, source: str | Path, directory: str | Path, *, column_map: Mapping[str, str] | None = None
-) -> ImportReport:
+) -> ImportReport | SourcesReport:
     """Import ``source``, which is in the format ``name``, into ``directory``.
 
     Raises

@@ -12,38 +12,41 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import duckdb
 
 from feature_repo.casts import cast, literal, quoted, text
 from feature_repo.errors import ConfigError, DataError
-from feature_repo.importers.report import ImportReport, Step, example_of, write_rejected
+from feature_repo.importers.invoices import (
+    INTERACTIONS_QUERY,
+    PRICE_DAYS,
+    PRICED,
+    as_utf8,
+    group_step,
+    line_steps,
+    one,
+    write_all,
+)
+from feature_repo.importers.report import ImportReport, Step, write_rejected
 from feature_repo.schema import (
-    AT,
     CUSTOMER_ID,
     CUSTOMERS,
     INTERACTIONS,
-    KIND,
     NAME,
-    ORDER_ID,
     PRICE,
     PRODUCT_ID,
     PRODUCTS,
-    PURCHASE,
-    QUANTITY,
     REASON,
     RETURN,
     ROW_NUMBER,
-    VALUE,
 )
-from feature_repo.tables import connect, write_query
+from feature_repo.tables import connect
 from feature_repo.views import Malformed, read_file, stored_columns
 
 __all__ = ["COUNTRY", "import_online_retail"]
 
 COUNTRY: Final = "country"
-PRICE_DAYS: Final = 90
 
 # The source's columns, less spaces and case, under both names the two editions of the data use.
 _COLUMNS: Final = {
@@ -112,33 +115,13 @@ def import_online_retail(
     with tempfile.TemporaryDirectory(prefix="nextbest-import-") as scratch:
         con = connect(scratch, memory_limit="600MB")
         try:
-            malformed = read_file(con, "source", _as_utf8(path, Path(scratch)), scratch=Path(scratch))
+            malformed = read_file(con, "source", as_utf8(path, Path(scratch)), scratch=Path(scratch))
             _decide(con, path)
             report = _write(con, path, folder, malformed)
         finally:
             con.close()
     report.save(folder)
     return report
-
-
-def _as_utf8(path: Path, scratch: Path) -> Path:
-    """Return ``path``, or a UTF-8 copy of it if it is a CSV file in Latin-1."""
-    if path.suffix.lower() == ".parquet":
-        return path
-    try:
-        with path.open(encoding="utf-8") as file:
-            while file.read(1 << 20):
-                pass
-    except UnicodeDecodeError:
-        copy = scratch / "utf8.csv"
-        with (
-            path.open(encoding="latin-1", newline="") as old,
-            copy.open("w", encoding="utf-8", newline="") as new,
-        ):
-            while block := old.read(1 << 20):
-                new.write(block)
-        return copy
-    return path
 
 
 def _decide(con: duckdb.DuckDBPyConnection, path: Path) -> None:
@@ -185,23 +168,13 @@ def _decide(con: duckdb.DuckDBPyConnection, path: Path) -> None:
     con.execute(f"CREATE VIEW kept AS SELECT * FROM lines WHERE {REASON} IS NULL")
 
 
-_INTERACTIONS: Final = f"""
-    SELECT customer AS {CUSTOMER_ID}, code AS {PRODUCT_ID}, "at" AS {quoted(AT)},
-        CASE WHEN cancelled THEN {literal(RETURN)} ELSE {literal(PURCHASE)} END AS {KIND},
-        abs(quantity) AS {QUANTITY}, round(abs(quantity) * price, 2) AS {quoted(VALUE)}, invoice AS {ORDER_ID}
-    FROM kept ORDER BY "at", {ROW_NUMBER}"""
-
 # Goods are described in capitals; what staff noted ("damaged", "?", "check") is not a name.
 _PRODUCTS: Final = f"""
     WITH named AS (
         SELECT code, description, count(*) AS n FROM kept
         WHERE length(regexp_replace(description, '[^A-Z]', '', 'g')) >= 3 GROUP BY code, description
         QUALIFY row_number() OVER (PARTITION BY code ORDER BY n DESC, description) = 1),
-    priced AS (
-        SELECT code, round(median(price), 2) AS price FROM (
-            SELECT code, price FROM kept WHERE NOT cancelled
-            QUALIFY "at" >= max("at") OVER (PARTITION BY code) - INTERVAL {PRICE_DAYS} DAY)
-        GROUP BY code)
+    priced AS ({PRICED})
     SELECT code AS {PRODUCT_ID}, description AS {quoted(NAME)}, price AS {PRICE}
     FROM (SELECT DISTINCT code FROM kept) LEFT JOIN named USING (code) LEFT JOIN priced USING (code)
     ORDER BY code"""
@@ -215,16 +188,13 @@ _CUSTOMERS: Final = f"""
 
 
 def _write(con: duckdb.DuckDBPyConnection, path: Path, folder: Path, malformed: Malformed) -> ImportReport:
-    read = _count(con, "SELECT count(*) FROM lines")
-    if _count(con, "SELECT count(*) FROM kept") == 0:
+    read = one(con, "SELECT count(*) FROM lines")
+    if one(con, "SELECT count(*) FROM kept") == 0:
         raise DataError(
             f"expected sales in {path}, found none in {read} lines; check that it is Online Retail"
         )
-    queries = {INTERACTIONS: _INTERACTIONS, PRODUCTS: _PRODUCTS, CUSTOMERS: _CUSTOMERS}
-    written = {}
-    for name, query in queries.items():
-        write_query(con, query, name, folder)
-        written[name] = _count(con, f"SELECT count(*) FROM ({query})")
+    queries = {INTERACTIONS: INTERACTIONS_QUERY, PRODUCTS: _PRODUCTS, CUSTOMERS: _CUSTOMERS}
+    written = write_all(con, queries, folder)
     dropped = write_rejected(
         con,
         f"(SELECT {ROW_NUMBER}, {REASON} FROM lines WHERE {REASON} IS NOT NULL)",
@@ -239,22 +209,7 @@ def _write(con: duckdb.DuckDBPyConnection, path: Path, folder: Path, malformed: 
 
 def _kept_steps(con: duckdb.DuckDBPyConnection) -> list[Step]:
     """Count what was decided about the lines that stay."""
-
-    def lines(kind: str, done: str, where: str) -> Step:
-        count = _count(con, f"SELECT count(*) FROM kept WHERE {where}")
-        first = _count(con, f"SELECT min({ROW_NUMBER}) FROM kept WHERE {where}") if count else None
-        return Step(kind, count, done, example_of(con, "raw_source", first))
-
-    def groups(kind: str, done: str, key: str, value: str) -> Step:
-        grouped = f"SELECT {key} FROM kept WHERE {key} IS NOT NULL GROUP BY {key}"
-        several = f"{grouped} HAVING count(DISTINCT {value}) > 1"
-        examples = con.execute(
-            f"SELECT {key}, list_sort(list(DISTINCT {value}))::VARCHAR FROM kept "
-            f"WHERE {key} = (SELECT min({key}) FROM ({several})) GROUP BY ALL"
-        ).fetchone()
-        example = None if examples is None else {key: examples[0], value: examples[1]}
-        return Step(kind, _count(con, f"SELECT count(*) FROM ({several})"), done, example)
-
+    lines, several = line_steps(con), "product with several descriptions"
     return [
         lines(
             "time without zone", "InvoiceDate is UK local time without a zone, and is taken as UTC", "TRUE"
@@ -268,17 +223,18 @@ def _kept_steps(con: duckdb.DuckDBPyConnection) -> list[Step]:
         lines(
             "code in small letters", "written in capitals, so that 85123a is 85123A", "code <> stored_code"
         ),
-        groups("codes that differ in case", "one product each", "code", "stored_code"),
-        groups("product with several descriptions", f"{NAME} is the most frequent", "code", "description"),
-        groups("customer in several countries", f"{COUNTRY} is the most frequent", "customer", "country"),
+        group_step(con, "codes that differ in case", "one product each", key="code", value="stored_code"),
+        group_step(con, several, f"{NAME} is the most frequent", key="code", value="description"),
+        group_step(
+            con,
+            "customer in several countries",
+            f"{COUNTRY} is the most frequent",
+            key="customer",
+            value="country",
+        ),
         Step(
             "product price",
-            _count(con, "SELECT count(DISTINCT code) FROM kept WHERE NOT cancelled"),
+            one(con, "SELECT count(DISTINCT code) FROM kept WHERE NOT cancelled"),
             f"{PRICE} is the median unit price of the last {PRICE_DAYS} days in which the product was sold",
         ),
     ]
-
-
-def _count(con: duckdb.DuckDBPyConnection, query: str) -> Any:
-    row = con.execute(query).fetchone()
-    return row[0] if row else 0

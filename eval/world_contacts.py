@@ -31,31 +31,31 @@ from eval.world_truth import PRICE_SENSITIVITY, Truth
 from eval.world_visits import Visits
 from feature_repo.schema import (
     AGENT_ID,
+    ARM,
     AT,
     CAMPAIGN_ID,
     CATEGORY,
     CHANNEL,
+    COST,
     CUSTOMER_ID,
+    DELIVERED_AT,
     ENDS_AT,
     GROUP,
     NAME,
+    OFFER,
+    OPENED_AT,
     PRICE,
     PROPENSITY,
     REASON,
+    RESPONDED_AT,
+    RESPONSE,
+    RESPONSE_CHANNEL,
+    REWARD,
+    SENT_AT,
     STARTS_AT,
     VALUE,
 )
 
-ARM: Final = "arm"
-OFFER_TEXT: Final = "offer"
-COST: Final = "cost"
-SENT_AT: Final = "sent_at"
-DELIVERED_AT: Final = "delivered_at"
-OPENED_AT: Final = "opened_at"
-RESPONSE: Final = "response"
-RESPONDED_AT: Final = "responded_at"
-RESPONSE_CHANNEL: Final = "response_channel"
-REWARD: Final = "reward"
 TARGET: Final = "target"
 HOLDOUT: Final = "holdout"
 NONE, CLICK, CONSIDERING, REFUSED, BOUGHT = RESPONSES = (
@@ -187,7 +187,7 @@ def answers(
             AT: to_times(planned.at),
             GROUP: _text(targeted, TARGET, HOLDOUT),
             ARM: np.array(ARMS, dtype=object)[planned.arm],
-            OFFER_TEXT: _text(planned.arm == 2, offer, None),
+            OFFER: _text(planned.arm == 2, offer, None),
             PROPENSITY: planned.propensity,
             COST: np.where(targeted, _COSTS[planned.channel], 0.0),
             SENT_AT: to_times(course.sent),
@@ -244,7 +244,7 @@ def describe(plan: Plan, truth: Truth, columns: IntArray) -> pd.DataFrame:
             ENDS_AT: to_times(np.array([starts + (config.contact_days + config.response_days) * DAY])),
             NAME: [f"{name.capitalize()}, {season}"],
             CATEGORY: [name],
-            OFFER_TEXT: [f"{config.offer_discount:.0%} off {name}"],
+            OFFER: [f"{config.offer_discount:.0%} off {name}"],
             "occasion": [season],
             "contact_cost": [float(np.round(_COSTS @ np.array([0.45, 0.2, 0.2, 0.15]), 2))],
             "reward_cost": [round(mean_price * config.offer_discount, 2)],

@@ -22,7 +22,6 @@ from eval.world_campaigns import (
 from eval.world_cast import People
 from eval.world_consent import Consent
 from eval.world_contacts import (
-    RESPONDED_AT,
     SKILL,
     STOP,
     Course,
@@ -42,6 +41,7 @@ from feature_repo.schema import (
     CATEGORY,
     CUSTOMER_ID,
     REASON,
+    RESPONDED_AT,
 )
 
 _CLOSING = 2 * HOUR  # a visit must begin so long before the window ends

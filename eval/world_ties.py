@@ -7,17 +7,13 @@ influence; nobody buys because a friend did.
 
 from __future__ import annotations
 
-from typing import Final
-
 import numpy as np
 import pandas as pd
 
 from eval.world_cast import People
 from eval.world_config import WorldConfig
 from eval.world_time import to_instant, to_seconds, to_times
-from feature_repo.schema import AT, CUSTOMER_ID, OTHER_ID, SIGNED_UP_AT
-
-WEIGHT: Final = "weight"
+from feature_repo.schema import AT, CUSTOMER_ID, OTHER_ID, SIGNED_UP_AT, WEIGHT
 
 
 def make_ties(people: People, config: WorldConfig) -> pd.DataFrame:

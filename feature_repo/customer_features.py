@@ -16,6 +16,7 @@ import ibis
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.feature import (
+    TOP,
     YEAR,
     Default,
     Expression,
@@ -30,8 +31,6 @@ from feature_repo.feature import (
 )
 from feature_repo.names import NEVER_DAYS, FeatureType
 
-#: How many names a (name, share) list holds.
-TOP: Final = 5
 _MONTH: Final = 30
 _DAYPARTS: Final = (("night", 0), ("morning", 6), ("afternoon", 12), ("evening", 18))
 _WEEKDAYS: Final = ("monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday")
@@ -71,11 +70,11 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     ),
     Feature("activity_days", "days since any interaction", lambda e: e.age_days.min(), default=NEVER_DAYS),
     Feature("tenure_days", "days since the first interaction", lambda e: e.age_days.max()),
-    *windowed("orders", "orders", lambda e, w: count(w & e.is_order)),
+    *windowed("orders", "orders begun", lambda e, w: count(w & e.is_order)),
     *windowed("spend", "money spent", lambda e, w: total(e.value, w & e.is_purchase)),
     *windowed("lines", "purchase lines", lambda e, w: count(w & e.is_purchase)),
     *windowed("views", "views, clicks and carts", lambda e, w: count(w & e.is_browse)),
-    *windowed("carts", "products put into a cart", lambda e, w: count(w & e.is_cart)),
+    *windowed("carts", "events of putting something into a cart", lambda e, w: count(w & e.is_cart)),
     Feature(
         "returns_365d",
         "returns a purchase line over the last 365 days",
@@ -92,13 +91,13 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     ),
     Feature(
         "basket_size",
-        "purchase lines an order over the last 365 days",
+        "purchase lines of the last 365 days over orders begun in them",
         lambda e: ratio(count(within(e, YEAR) & e.is_purchase), count(within(e, YEAR) & e.is_order)),
         window_days=YEAR,
     ),
     Feature(
         "basket_value",
-        "money an order over the last 365 days",
+        "money spent in the last 365 days over orders begun in them",
         lambda e: ratio(total(e.value, within(e, YEAR) & e.is_purchase), count(within(e, YEAR) & e.is_order)),
         window_days=YEAR,
     ),
@@ -146,13 +145,13 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     ),
     Feature(
         "repeat_share",
-        "share of purchase lines of the last 365 days that the customer had bought before",
+        "share of purchase lines of the last 365 days whose product the customer had bought at an earlier instant",
         share(lambda e: e.is_repeat, _lines),
         window_days=YEAR,
     ),
     Feature(
         "categories_ever",
-        "categories ever bought from",
+        "categories (as told at the purchase) ever bought from",
         lambda e: count(e.is_first_of_category),
     ),
     Feature(
@@ -163,26 +162,26 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     ),
     Feature(
         "gap_count",
-        "times between two orders in the last 365 days",
+        "times between consecutive orders of which the later began in the last 365 days",
         lambda e: count(_gaps(e)),
         window_days=YEAR,
     ),
     Feature(
         "gap_mean_days",
-        "mean days between two orders, over the gaps that ended in the last 365 days",
+        "mean days between the beginnings of those orders",
         lambda e: e.gap_days.mean(where=_gaps(e)).fill_null(0.0),
         window_days=YEAR,
     ),
     Feature(
         "gap_deviation_days",
-        "standard deviation of those gaps, 0 below two",
+        "population standard deviation of those gaps, 0 below two",
         lambda e: e.gap_days.var(where=_gaps(e), how="pop").fill_null(0.0).sqrt(),
         window_days=YEAR,
     ),
     *(
         Feature(
             f"orders_{part}_share",
-            f"share of the orders of the last 365 days placed from {start}:00 to {start + 6}:00 UTC",
+            f"share of the orders of the last 365 days begun from {start}:00 to {start + 6}:00 UTC",
             share(_between_hours(start), _orders),
             window_days=YEAR,
         )
@@ -191,7 +190,7 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     *(
         Feature(
             f"orders_{day}_share",
-            f"share of the orders of the last 365 days placed on a {day.capitalize()} (UTC)",
+            f"share of the orders of the last 365 days begun on a {day.capitalize()} (UTC)",
             share(_on_weekday(number), _orders),
             window_days=YEAR,
         )
@@ -200,23 +199,31 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
 )
 
 LAST: Final[tuple[Feature, ...]] = (
-    Feature("last_order_value", "money of the last order", lambda line: line.order_value, stage="last"),
     Feature(
-        "last_order_lines", "purchase lines of the last order", lambda line: line.order_lines, stage="last"
+        "last_order_value",
+        "money of the order of the line bought last, as far as it is known; 0 where there is none",
+        lambda line: line.order_value,
+        stage="last",
     ),
+    Feature("last_order_lines", "purchase lines of that order", lambda line: line.order_lines, stage="last"),
     Feature(
         "last_price",
-        "money a unit of the line bought last",
+        "money a unit of the line bought last; 0 where there is none",
         lambda line: ratio(line.value, line.quantity),
         stage="last",
     ),
     Feature(
         "last_discount_share",
-        "discount over list price of the line bought last",
+        "discount over list price of the line bought last; 0 where there is none",
         lambda line: ratio(line.discount, _list_price(line.value, line.discount)),
         stage="last",
     ),
-    Feature("last_hour", "hour (UTC) of the last purchase", lambda line: line.hour, stage="last"),
+    Feature(
+        "last_hour",
+        "hour (UTC) of the last purchase; 0 also where there is none",
+        lambda line: line.hour,
+        stage="last",
+    ),
     *(
         Feature(
             f"last_{what}",
@@ -243,14 +250,14 @@ def _lateness(c: Any) -> Any:
 RHYTHM: Final[tuple[Feature, ...]] = (
     Feature(
         "lateness",
-        "days since the last purchase over the mean gap; above 1 the customer is late; 0 without a gap",
+        "days since the last purchase over the mean gap, above 1 the customer is late; 0 without a gap above 0",
         _lateness,
         window_days=YEAR,
         stage="derive",
     ),
     Feature(
         "lateness_deviations",
-        "days beyond the mean gap over the gaps' deviation (at least a day); 0 below two gaps",
+        "days beyond the mean gap, negative before, over the gaps' deviation (at least a day); 0 below two gaps",
         lambda c: ibis.ifelse(
             c.gap_count > 1,
             (c.recency_days - c.gap_mean_days) / ibis.greatest(c.gap_deviation_days, 1.0),
@@ -295,7 +302,7 @@ class Mix:
         listed: tuple[tuple[str, str, Default, FeatureType], ...] = (
             (self.names, f"the {TOP} {self.noun} most {of}, most first, ties by name", [], "strings"),
             (self.shares, f"their shares {of} that have one", [], "floats"),
-            (self.breadth, f"how many {self.noun} {of}", 0.0, "float"),
+            (self.breadth, f"distinct {self.noun} among those {of}", 0.0, "float"),
         )
         for name, definition, default, dtype in listed:
             yield Feature(name, definition, itemgetter(name), default, dtype, self.days, "derive")
@@ -328,7 +335,8 @@ CUSTOMER: Final[tuple[Feature, ...]] = (
     *(feature for mix in MIXES for feature in mix.features()),
     Feature(
         v.SEGMENT,
-        "favourite category where there is one, else recency × frequency class",
+        "category:X, the one bought most in 365 days; without one rfm: recent ≤ 60, lapsing ≤ 180, lapsed days since "
+        "the last purchase – once ≤ 1, few ≤ 4, many orders in 365 days",
         _segment,
         default="",
         dtype="string",

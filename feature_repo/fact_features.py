@@ -58,7 +58,11 @@ def _of_measure(column: str, name: str) -> Iterator[Feature]:
         return lambda m: m[s.VALUE].argmax(m.line, where=mine(m) & (m.age_days >= days))
 
     last = f"{column}_last"
-    yield Feature(last, f"last value of {name}", lambda m: m[s.VALUE].argmax(m.line, where=mine(m)))
+    yield Feature(
+        last,
+        f"last value of {name}; of two told at one instant the greater",
+        lambda m: m[s.VALUE].argmax(m.line, where=mine(m)),
+    )
     yield Feature(
         f"{column}_age_days",
         f"days since {name} was last told",
@@ -74,13 +78,13 @@ def _of_measure(column: str, name: str) -> Iterator[Feature]:
         )
         yield Feature(
             f"{column}_change_{days}d",
-            f"last value of {name} less the one known {days} days ago; 0 where there was none",
+            f"last value of {name} less the last told at least {days} days ago; 0 where there was none",
             _change(mine, days, level_before(days)),
             window_days=days,
         )
         yield Feature(
             f"{column}_slope_{days}d",
-            f"least-squares slope of {name} a day over the last {days} days; 0 below two instants",
+            f"least-squares slope of {name} a day over the last {days} days; 0 below two distinct instants",
             _slope(mine, days),
             window_days=days,
         )

@@ -20,6 +20,8 @@ from feature_repo.recent import DAY_US
 WINDOWS: Final = (7, 30, 90, 365)
 CHANGES: Final = (7, 30, 90)
 YEAR: Final = 365
+#: How many names a list holds.
+TOP: Final = 5
 
 Default = float | str | bool | list[str] | list[float] | list[int] | None
 Expression = Callable[[Any], Any]

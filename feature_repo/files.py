@@ -8,7 +8,6 @@ from typing import Final
 
 from feature_repo.casts import path_literal
 
-
 #: The name under which a folder's parts are asked for together, as every reader of Parquet understands it.
 PARTS: Final = "*.parquet"
 

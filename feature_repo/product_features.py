@@ -13,7 +13,7 @@ import ibis
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.feature import YEAR, Feature, count, elapsed, ratio, share, total, windowed, within
+from feature_repo.feature import TOP, YEAR, Feature, count, elapsed, ratio, share, total, windowed, within
 from feature_repo.names import NEVER_DAYS
 
 _MONTH: Final = 30
@@ -46,7 +46,7 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     *windowed("views", "views, clicks and carts", lambda e, w: count(w & e.is_browse)),
     *windowed(
         "first_buys",
-        "purchase lines by customers who had never bought it",
+        "known customers buying it for the first time, one line each,",
         lambda e, w: count(w & e.is_first_buy),
     ),
     Feature("price_paid", "money a unit over the last 365 days", _price(YEAR), window_days=YEAR),
@@ -62,7 +62,8 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     ),
     Feature(
         "repeat_rate",
-        "share of purchase lines of the last 365 days by customers who had bought it before",
+        "share of purchase lines of the last 365 days whose customer had bought it at an earlier instant; "
+        "anonymous lines count below, never above",
         share(lambda e: e.is_repeat, _lines),
         window_days=YEAR,
     ),
@@ -74,25 +75,25 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     ),
     Feature(
         "new_customer_share",
-        "share of purchase lines of the last 365 days in a customer's first order",
+        "share of purchase lines of the last 365 days in a customer's first order; anonymous ones count below",
         share(lambda e: e.is_first_order, _lines),
         window_days=YEAR,
     ),
     Feature(
         "new_customer_share_30d",
-        "share of purchase lines of the last 30 days in a customer's first order",
+        "share of purchase lines of the last 30 days in a customer's first order; anonymous ones count below",
         share(lambda e: e.is_first_order, _lines, _MONTH),
         window_days=_MONTH,
     ),
     Feature(
         "buyers_30d",
-        "customers who bought it in the last 30 days",
+        "known customers who bought it in the last 30 days",
         lambda e: e.customer.nunique(where=within(e, _MONTH) & e.is_purchase).cast("float64"),
         window_days=_MONTH,
     ),
     Feature(
         "buyers_365d",
-        "customers who bought it in the last 365 days",
+        "known customers who bought it in the last 365 days",
         lambda e: e.customer.nunique(where=within(e, YEAR) & e.is_purchase).cast("float64"),
         window_days=YEAR,
     ),
@@ -101,7 +102,7 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
 SEGMENTS: Final[tuple[Feature, ...]] = (
     Feature(
         v.SEGMENT_NAMES,
-        f"the segments of the customers who bought most lines in the last {_QUARTER} days, most first, ties by name",
+        f"the {TOP} segments whose customers bought most lines in the last {_QUARTER} days, most first, ties by name",
         itemgetter(v.SEGMENT_NAMES),
         default=[],
         dtype="strings",
@@ -119,7 +120,7 @@ SEGMENTS: Final[tuple[Feature, ...]] = (
     ),
     Feature(
         v.SEGMENT_TRENDS,
-        "in each of them: lines of the last 30 days over those expected from the last 90, both plus one",
+        "in each of them: lines of the last 30 days over a third of those of the last 90, both plus one",
         itemgetter(v.SEGMENT_TRENDS),
         default=[],
         dtype="floats",
@@ -132,7 +133,8 @@ STOCK: Final[tuple[Feature, ...]] = (
     *(
         Feature(
             f"available_share_{days}d",
-            f"share of the last {days} days in which it was available, as dated rows of products tell",
+            f"share of the last {days} days in which it was available; what its first dated row tells holds before it"
+            " too; 1 without dated rows",
             itemgetter(f"available_share_{days}d"),
             default=1.0,
             window_days=days,
@@ -142,56 +144,63 @@ STOCK: Final[tuple[Feature, ...]] = (
     ),
     Feature(
         "stockouts_365d",
-        "times it became unavailable in the last 365 days",
+        "changes to unavailable from one dated row to the next in the last 365 days",
         itemgetter("stockouts_365d"),
         window_days=YEAR,
         stage="derive",
     ),
     Feature(
         "restocked_days",
-        "days since it last became available again",
+        "days since the last change to available from one dated row to the next",
         itemgetter("restocked_days"),
         default=NEVER_DAYS,
         stage="derive",
     ),
     Feature(
         "launched_days",
-        "days since its launch; where none is told or it lies ahead, since the first interaction",
+        "days since the launch the newest row tells; where it tells none or one ahead, since the first interaction",
         itemgetter("launched_days"),
         stage="derive",
     ),
 )
 
 
+def _price_rank(p: Any) -> Any:
+    is_sold = p.price_paid > 0
+    shelf = ibis.window(group_by=[p[s.CATEGORY], is_sold])
+    # rounded, because sums of floats differ in their last digits from run to run and ties must stay ties
+    by_price = ibis.window(group_by=[p[s.CATEGORY], is_sold], order_by=p.price_paid.round(6))
+    ranked = is_sold & (p.count().over(shelf) > 1)
+    return ibis.ifelse(ranked, ibis.percent_rank().over(by_price), 0.5)
+
+
 DERIVED: Final[tuple[Feature, ...]] = (
     Feature(
         "trend",
-        "purchases of the last 30 days over those expected from the last 90, both plus one",
+        "purchases of the last 30 days over a third of those of the last 90, both plus one",
         lambda p: (p.purchases_30d + 1.0) / (p.purchases_90d / _LONG + 1.0),
         default=1.0,
         stage="derive",
     ),
     Feature(
         "conversion_90d",
-        "purchases over purchases and views of the last 90 days, one added to the views",
+        "purchase lines over purchase lines, views, clicks and carts and one, of the last 90 days",
         lambda p: p.purchases_90d / (p.purchases_90d + p.views_90d + 1.0),
         window_days=_QUARTER,
         stage="derive",
     ),
     Feature(
         "price_change",
-        "price paid in the last 30 days over that of the last 365, less one; 0 without both",
+        "price paid in the last 30 days over that of the last 365, less one; 0 where either is 0",
         lambda p: ibis.ifelse(p.price_paid_30d > 0, ratio(p.price_paid_30d, p.price_paid, 1.0) - 1.0, 0.0),
         window_days=YEAR,
         stage="derive",
     ),
     Feature(
         "price_rank",
-        "rank of price_paid within the category, 0 cheapest to 1 dearest",
-        # rounded, because sums of floats differ in their last digits from run to run and ties must stay ties
-        lambda p: ibis.percent_rank().over(
-            ibis.window(group_by=p[s.CATEGORY], order_by=p.price_paid.round(6))
-        ),
+        "share of the other products sold in its category (newest told; none is a group of its own) that cost less, "
+        "by price_paid to 6 digits; 0.5 for a product not sold or alone",
+        _price_rank,
         default=0.5,
         stage="derive",
     ),

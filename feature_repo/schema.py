@@ -50,6 +50,17 @@ CONSENT_PREFIX: Final = "consent_"
 REASON: Final = "reason"
 PROPENSITY: Final = "propensity"
 GROUP: Final = "group"
+ARM: Final = "arm"
+OFFER: Final = "offer"
+COST: Final = "cost"
+SENT_AT: Final = "sent_at"
+DELIVERED_AT: Final = "delivered_at"
+OPENED_AT: Final = "opened_at"
+RESPONSE: Final = "response"
+RESPONDED_AT: Final = "responded_at"
+RESPONSE_CHANNEL: Final = "response_channel"
+REWARD: Final = "reward"
+WEIGHT: Final = "weight"
 
 # kinds of interaction
 VIEW: Final = "view"
@@ -174,7 +185,7 @@ TABLES: Final[dict[str, Table]] = {
                 _s(NAME),
                 _s(PRODUCT_ID),
                 _s(CATEGORY),
-                _s("offer"),
+                _s(OFFER),
                 _s("occasion"),
                 _f("contact_cost"),
                 _f("reward_cost"),
@@ -189,22 +200,22 @@ TABLES: Final[dict[str, Table]] = {
                 _s(CHANNEL, required=True),
                 _t(AT, required=True),
                 _s(GROUP, choices=("target", "holdout")),
-                _s("arm"),
-                _s("offer"),
+                _s(ARM),
+                _s(OFFER),
                 _f(PROPENSITY),
-                _f("cost"),
-                _t("sent_at"),
-                _t("delivered_at"),
-                _t("opened_at"),
-                _s("response", choices=("none", "click", "considering", "refused", "purchase")),
-                _t("responded_at"),
-                _s("response_channel"),
+                _f(COST),
+                _t(SENT_AT),
+                _t(DELIVERED_AT),
+                _t(OPENED_AT),
+                _s(RESPONSE, choices=("none", "click", "considering", "refused", "purchase")),
+                _t(RESPONDED_AT),
+                _s(RESPONSE_CHANNEL),
                 _s(REASON),
-                _f("reward"),
+                _f(REWARD),
                 _s(AGENT_ID),
                 _f(VALUE),
             ),
         ),
-        Table(TIES, (_s(CUSTOMER_ID, required=True), _s(OTHER_ID, required=True), _t(AT), _f("weight"))),
+        Table(TIES, (_s(CUSTOMER_ID, required=True), _s(OTHER_ID, required=True), _t(AT), _f(WEIGHT))),
     )
 }

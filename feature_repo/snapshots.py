@@ -15,9 +15,9 @@ import ibis
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.customer_features import CUSTOMER, MIXES, TOP, Mix
+from feature_repo.customer_features import CUSTOMER, MIXES, Mix
 from feature_repo.engine import Engine
-from feature_repo.feature import Default, Feature, count, in_days
+from feature_repo.feature import TOP, Default, Feature, count, in_days
 from feature_repo.product_features import PRODUCT, STOCK_DAYS
 from feature_repo.recent import DAY_US
 from feature_repo.staging import product_versions
@@ -186,7 +186,7 @@ def _stock(engine: Engine, instant: Any) -> Any:
     came = ~rows.before & rows[s.AVAILABLE]
     return rows.group_by(s.PRODUCT_ID).agg(
         **{f"available_share_{days}d": on_stock(days) for days in STOCK_DAYS},
-        stockouts_365d=count(went & (rows.from_us > instant - _YEAR_US)),
+        stockouts_365d=count(went & (rows.from_us >= instant - _YEAR_US)),
         restocked_days=in_days(instant - rows.from_us).min(where=came),
     )
 

@@ -25,7 +25,7 @@ def stage_events(engine: Engine) -> Any:
     ``customer`` is null for anonymous rows), ``at_us``, ``category`` (of the product as known then), ``line``
     (int64, order of the customer's rows), ``hour``, ``weekday`` (0 is Monday), the flags ``is_purchase``
     ``is_return`` ``is_browse`` ``is_cart``, ``is_order`` (first line of an order), ``is_repeat`` (the product
-    was bought in an earlier order), ``is_first_buy``, ``is_first_order``, ``is_first_of_category``,
+    was bought at an earlier instant), ``is_first_buy``, ``is_first_order``, ``is_first_of_category``,
     ``gap_days`` (since the order before; null but in first lines) and ``order_value``, ``order_lines`` (of the
     order so far).
     """
@@ -140,9 +140,12 @@ def _ordered(rows: Any) -> Any:
         window = ibis.window(group_by=[rows.customer, rows.is_purchase, *keys], order_by=rows.line)
         return ibis.row_number().over(window)
 
-    def first(*keys: Any) -> Any:
-        return rows.at_us.min().over(ibis.window(group_by=[rows.customer, rows.is_purchase, *keys]))
-
+    bought_first = rows.at_us.min().over(
+        ibis.window(group_by=[rows.customer, rows.is_purchase, rows.product])
+    )
+    bought_so_far = ibis.window(
+        group_by=[rows.customer, rows.is_purchase], order_by=rows.line, preceding=None, following=0
+    )
     so_far = ibis.window(
         group_by=[rows.customer, rows.is_purchase, rows.order_key],
         order_by=rows.line,
@@ -151,9 +154,9 @@ def _ordered(rows: Any) -> Any:
     )
     return rows.mutate(
         is_order=rows.is_purchase & (place(rows.order_key) == 0),
-        is_repeat=rows.is_purchase & (first(rows.product) < rows.at_us),
+        is_repeat=rows.is_purchase & (bought_first < rows.at_us),
         is_first_buy=rows.is_purchase & (place(rows.product) == 0),
-        is_first_order=rows.is_purchase & (first() == rows.at_us),
+        is_first_order=rows.is_purchase & (rows.order_key == rows.order_key.first().over(bought_so_far)),
         is_first_of_category=rows.is_purchase & rows[s.CATEGORY].notnull() & (place(rows[s.CATEGORY]) == 0),
         order_value=rows[s.VALUE].sum().over(so_far),
         order_lines=rows.count().over(so_far).cast("float64"),

@@ -2,7 +2,8 @@
 
 Every check gives one finding, also when it passes, with the number of rows and a few of them as they
 stand in the file: nothing is dropped without a count. What is asked is in ``feature_repo.checks``; here the
-questions are put. Deliberately absent: printing (the command does it) and the clock (``now`` is given).
+questions are put. Deliberately absent: whole tables and earlier runs (``feature_repo.quality``), printing (the
+command does it) and the clock (``now`` is given).
 """
 
 from __future__ import annotations
@@ -15,47 +16,16 @@ from pathlib import Path
 from typing import Any
 
 from feature_repo.casts import quoted
-from feature_repo.checks import Check, Status, checks
-from feature_repo.schema import ROW_NUMBER, TABLES, Table
+from feature_repo.checks import checks
+from feature_repo.checks_form import Check, Finding, Status
+from feature_repo.schema import CONSENT_PREFIX, CUSTOMERS, ROW_NUMBER, TABLES, Table
 from feature_repo.tables import Tables
 from feature_repo.views import stored_columns
 
-__all__ = ["Finding", "Validation", "validate"]
+__all__ = ["Finding", "Status", "Validation", "check_rows", "validate"]
 
 _EXAMPLES = 3
 _FIELDS = 6
-
-
-@dataclass(frozen=True)
-class Finding:
-    """The answer to one check.
-
-    Attributes
-    ----------
-    check
-        What must hold.
-    table
-        The table that was asked.
-    status
-        ``PASS``, ``WARN`` or ``FAIL``.
-    count
-        Rows that break the check.
-    total
-        Rows of the table.
-    message
-        What was expected, what is done with such rows or what to do.
-    examples
-        Some of the rows as they stand in the file, with ``row_number`` (1-based data row; for a malformed
-        CSV line, ``line``).
-    """
-
-    check: str
-    table: str
-    status: Status
-    count: int
-    total: int
-    message: str
-    examples: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,7 +48,7 @@ class Validation:
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as JSON-ready values."""
-        findings = [asdict(finding) for finding in self.findings]
+        findings = [{**asdict(finding), "share": finding.share} for finding in self.findings]
         return {
             "directory": self.directory,
             "failed": self.failed,
@@ -109,10 +79,14 @@ def validate(tables_dir: str | Path, *, now: datetime | None = None, memory_limi
     DataError
         The directory is not there. All that is wrong inside it is a finding.
     """
-    present = None if now is None else now.astimezone(UTC).replace(tzinfo=None).isoformat()
     with Tables.open(tables_dir, memory_limit=memory_limit, strict=False) as tables:
-        findings = [finding for spec in TABLES.values() for finding in _of_table(tables, spec, present)]
-    return Validation(str(tables_dir), tuple(findings))
+        return Validation(str(tables_dir), tuple(check_rows(tables, now=now)))
+
+
+def check_rows(tables: Tables, *, now: datetime | None = None) -> list[Finding]:
+    """Return the findings about the rows of tables opened with ``strict=False``, table by table."""
+    present = None if now is None else now.astimezone(UTC).replace(tzinfo=None).isoformat()
+    return [finding for spec in TABLES.values() for finding in _of_table(tables, spec, present)]
 
 
 def _of_table(tables: Tables, spec: Table, now: str | None) -> Iterator[Finding]:
@@ -133,7 +107,9 @@ def _of_table(tables: Tables, spec: Table, now: str | None) -> Iterator[Finding]
         )
     if tables.files[name].suffix == ".csv":
         yield _malformed(tables, name, total)
-    for check in checks(spec, tables.attributes(name), now=now):
+    attributes = tables.attributes(CUSTOMERS) if tables.has(CUSTOMERS) else {}
+    consents = [column for column in attributes if column.lower().startswith(CONSENT_PREFIX)]
+    for check in checks(spec, tables.attributes(name), now=now, consents=consents):
         if all(tables.has(other) for other in check.needs):
             yield _ask(tables, check, total)
 

@@ -7,7 +7,7 @@ planting a look-ahead into each feature.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -134,7 +134,7 @@ Snapshots = Callable[[Path], Frames]
 
 
 @pytest.fixture
-def at_cut(tmp_path: Path) -> Iterator[Snapshots]:
+def at_cut(tmp_path: Path) -> Snapshots:
     """Makes the snapshots of a shop at the cut."""
 
     def make(directory: Path) -> Frames:
@@ -161,7 +161,7 @@ def at_cut(tmp_path: Path) -> Iterator[Snapshots]:
                 ).execute()
             return told
 
-    yield make
+    return make
 
 
 def test_the_future_moves_nothing_at_the_cut(whole: Path, past: Path, at_cut: Snapshots) -> None:

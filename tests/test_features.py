@@ -17,9 +17,9 @@ from eval.world import World
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.build import build, snapshot_instants
-from feature_repo.errors import DataError
 from feature_repo.customer_features import CUSTOMER
 from feature_repo.engine import DuckDBEngine
+from feature_repo.errors import DataError
 from feature_repo.features import VIEWS
 from feature_repo.files import parquet_files
 from feature_repo.recent import to_micros

@@ -16,11 +16,13 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from feature_repo.checks import Status
+from feature_repo.checks_form import Finding, Status
 from feature_repo.errors import ConfigError
-from feature_repo.importers import IMPORTERS, ImportReport, import_tables
+from feature_repo.importers import IMPORTERS, ImportReport, SourcesReport, import_tables
 from feature_repo.importers.report import REJECTED, REPORT
-from feature_repo.validate import Finding, validate
+from feature_repo.quality import inspect
+from feature_repo.quality_store import FOLDER, load_profile, store_profile
+from training.cli.account import print_account
 
 __all__ = ["import_command", "register", "validate_command"]
 
@@ -35,7 +37,10 @@ def register(app: typer.Typer) -> None:
 
 def import_command(
     name: Annotated[str, typer.Argument(metavar="FORMAT", help=f"One of {', '.join(IMPORTERS)}.")],
-    source: Annotated[Path, typer.Argument(help="The file to read.", show_default=False)],
+    source: Annotated[
+        Path,
+        typer.Argument(help="The file or folder to read; for sources, the TOML map.", show_default=False),
+    ],
     to: Annotated[
         Path, typer.Option("--to", metavar="TABLES", help="Directory of the tables.", show_default=False)
     ],
@@ -45,10 +50,12 @@ def import_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Turn a file into tables, with an account of every line."""
+    """Turn files into tables, with an account of every line."""
     report = import_tables(name, source, to, column_map=parse_map(column or ()))
     if as_json:
         typer.echo(json.dumps(report.to_dict(), ensure_ascii=False, default=str))
+    elif isinstance(report, SourcesReport):
+        print_account(report, to)
     else:
         _print_report(report, to)
 
@@ -57,18 +64,48 @@ def validate_command(
     tables: Annotated[
         Path, typer.Argument(metavar="TABLES", help="Directory of the tables.", show_default=False)
     ],
+    against: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OTHER", help="Compare with these tables or this profile, not with the last run."
+        ),
+    ] = None,
+    store: Annotated[
+        bool, typer.Option("--store/--no-store", help="Keep a profile of this run in TABLES/.quality.")
+    ] = True,
+    report: Annotated[
+        bool, typer.Option("--report", help="Write a page to TABLES/.quality/report.html.")
+    ] = False,
+    report_to: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Write the page there.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
-    """Check tables against the input contract: one line a check, exit code 2 if one fails."""
-    validation = validate(tables, now=datetime.now(UTC))
+    """Check tables against the input contract and the last run: one line a check, exit code 2 if one fails."""
+    earlier = None if against is None else load_profile(against)
+    inspection = inspect(tables, now=datetime.now(UTC), against=earlier)
+    validation = inspection.validation
+    notes = []
+    # What failed is no measure for the next run.
+    if store and not validation.failed and store_profile(inspection.profile, tables) is None:
+        notes.append(f"{tables} cannot be written, so the next run will not be compared with this one")
+    page = None
+    if report or report_to is not None:
+        from eval.quality_report import write_quality_report
+
+        page = write_quality_report(inspection, report_to or tables / FOLDER / "report.html")
+        notes.append(f"{page} shows it")
     if as_json:
-        typer.echo(json.dumps(validation.to_dict(), ensure_ascii=False, default=str))
+        told = {**inspection.to_dict(), "report": None if page is None else str(page)}
+        typer.echo(json.dumps(told, ensure_ascii=False, default=str))
     else:
         console = _console()
         for finding in validation.findings:
             _print_finding(console, finding)
         counts = ", ".join(f"{count} {status}" for status, count in validation.counts.items())
         console.print(Text(f"{counts} in {tables}"))
+        for note in notes:
+            console.print(Text(note))
     if validation.failed:
         raise typer.Exit(2)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -12,6 +13,7 @@ import typer
 
 from feature_repo.build import EngineOf
 from feature_repo.engine import DuckDBEngine
+from feature_repo.export import DEFINITIONS, export_features
 from feature_repo.tables import Tables
 from feature_repo.validate import validate
 from serving.errors import ConfigError, DataError
@@ -40,12 +42,24 @@ def features_command(
     engine: Annotated[
         EngineName, typer.Option(help="What evaluates the features; spark needs its extra and Java 17.")
     ] = EngineName.DUCKDB,
+    memory: Annotated[
+        str, typer.Option(metavar="SIZE", help="What DuckDB may hold in memory; more goes to disk.")
+    ] = "2GB",
+    csv: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Also write the newest features as CSV for spreadsheets."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Build the features of customers and products and materialise the newest."""
     settings = Settings.load()
     sound(tables)
-    with one_job(settings), Tables.open(tables) as opened, shown(quiet=as_json) as progress:
+    limit = memory_limit(memory)
+    with (
+        one_job(settings),
+        Tables.open(tables, memory_limit=limit) as opened,
+        shown(quiet=as_json) as progress,
+    ):
         features, written = build_features(
             settings,
             opened,
@@ -53,6 +67,8 @@ def features_command(
             engine=engine_of(engine),
             progress=progress,
         )
+        if csv is not None:
+            export_features(features, opened, csv)
     result = {"as_of": features.as_of.isoformat(), "offline_rows": features.rows, "online_rows": written}
     if as_json:
         typer.echo(json.dumps(result))
@@ -63,6 +79,21 @@ def features_command(
         )
         for view, rows in features.rows.items():
             typer.echo(f"  {view}: {rows:,} rows offline, {written.get(view, 0):,} online")
+        if csv is not None:
+            typer.echo(f"{csv} holds the newest as CSV, and what each column means in {DEFINITIONS}")
+
+
+def memory_limit(size: str) -> str:
+    """Return a size such as ``4GB`` as DuckDB takes it.
+
+    Raises
+    ------
+    ConfigError
+        It is no such size.
+    """
+    if not re.fullmatch(r"[1-9]\d*\s*(MB|MiB|GB|GiB)", size):
+        raise ConfigError(f"expected a size such as 512MB or 4GB, found {size!r}; correct --memory")
+    return size
 
 
 def engine_of(name: EngineName) -> EngineOf:

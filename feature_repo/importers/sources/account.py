@@ -8,11 +8,9 @@ a spreadsheet. Deliberately absent: opinions on whether the data are good, which
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +18,7 @@ from typing import Any, Final
 from feature_repo.errors import DataError
 from feature_repo.importers.report import REPORT, Step
 from feature_repo.importers.sources.needs import Need
+from feature_repo.spreadsheet import write_csv
 
 __all__ = ["SHEET", "Conflict", "FieldAccount", "Reason", "SourceAccount", "SourcesReport"]
 
@@ -212,38 +211,33 @@ class SourcesReport:
     def save(self, directory: Path) -> Path:
         """Write ``import_report.json`` and ``import_report.csv``, each in one step; return the former's path."""
         text = json.dumps(self.to_dict(), indent=2, ensure_ascii=False, default=str) + "\n"
-        _replace(directory / SHEET, _sheet(self.fields, self.needs), encoding="utf-8-sig")
-        return _replace(directory / REPORT, text, encoding="utf-8")
+        write_csv(directory / SHEET, _COLUMNS, _sheet(self.fields, self.needs))
+        target = directory / REPORT
+        partial = target.with_name(f".{REPORT}.{os.getpid()}.partial")
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(target)
+        return target
 
 
-def _replace(target: Path, text: str, *, encoding: str) -> Path:
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.write_text(text, encoding=encoding, newline="")
-    partial.replace(target)
-    return target
+_COLUMNS: Final = (
+    "table",
+    "field",
+    "type",
+    "rows",
+    "filled",
+    "share",
+    "sources",
+    "rejected",
+    "reasons",
+    "conflicts",
+    "winner",
+    "example",
+    "goes_without",
+)
 
 
-def _sheet(fields: Sequence[FieldAccount], needs: Sequence[Need]) -> str:
-    """Return the fields as CSV, with the inputs that are not there at the end."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\r\n")
-    writer.writerow(
-        [
-            "table",
-            "field",
-            "type",
-            "rows",
-            "filled",
-            "share",
-            "sources",
-            "rejected",
-            "reasons",
-            "conflicts",
-            "winner",
-            "example",
-            "goes_without",
-        ]
-    )
+def _sheet(fields: Sequence[FieldAccount], needs: Sequence[Need]) -> Iterator[list[Any]]:
+    """Give the fields row by row, with the inputs that are not there at the end."""
     lacking = {(need.table, need.field): need.without for need in needs}
     for field in fields:
         reasons = "; ".join(
@@ -260,26 +254,20 @@ def _sheet(fields: Sequence[FieldAccount], needs: Sequence[Need]) -> str:
                 f"{example.other} ({example.other_source}, {example.other_file} row {example.other_row})"
             )
         )
-        writer.writerow(
-            [
-                *map(harmless, (field.table, field.field, field.dtype)),
-                field.rows,
-                field.filled,
-                f"{field.share:.4f}",
-                harmless("; ".join(f"{name}: {count}" for name, count in field.origins.items())),
-                sum(reason.count for reason in field.rejected),
-                harmless(reasons),
-                field.conflicts,
-                harmless("; ".join(f"{who}: {count}" for who, count in (field.won or {}).items())),
-                harmless(told),
-                harmless(lacking.pop((field.table, field.field), "")),
-            ]
-        )
+        yield [
+            field.table,
+            field.field,
+            field.dtype,
+            field.rows,
+            field.filled,
+            f"{field.share:.4f}",
+            "; ".join(f"{name}: {count}" for name, count in field.origins.items()),
+            sum(reason.count for reason in field.rejected),
+            reasons,
+            field.conflicts,
+            "; ".join(f"{who}: {count}" for who, count in (field.won or {}).items()),
+            told,
+            lacking.pop((field.table, field.field), ""),
+        ]
     for (table, name), without in lacking.items():
-        writer.writerow([table, name or "", "", 0, 0, "0.0000", "", 0, "", 0, "", "", harmless(without)])
-    return out.getvalue()
-
-
-def harmless(text: str) -> str:
-    """Return a text that a spreadsheet shows and does not run: a leading formula sign gets an apostrophe."""
-    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+        yield [table, name or "", "", 0, 0, "0.0000", "", 0, "", 0, "", "", without]

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import ibis
 
+from feature_repo import amounts as a
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.feature import (
@@ -23,9 +24,8 @@ from feature_repo.feature import (
     Feature,
     count,
     elapsed,
+    over,
     ratio,
-    share,
-    total,
     windowed,
     within,
 )
@@ -44,21 +44,8 @@ def _on_weekday(day: int) -> Expression:
     return lambda e: e.weekday == day
 
 
-def _orders(e: Any) -> Any:
-    return e.is_order
-
-
-def _lines(e: Any) -> Any:
-    return e.is_purchase
-
-
 def _gaps(e: Any) -> Any:
     return within(e, YEAR) & e.gap_days.notnull()
-
-
-def _list_price(value: Any, discount: Any) -> Any:
-    """Money asked before the discount; a discount of a missing purchase is none."""
-    return value + discount
 
 
 AGGREGATES: Final[tuple[Feature, ...]] = (
@@ -70,84 +57,36 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
     ),
     Feature("activity_days", "days since any interaction", lambda e: e.age_days.min(), default=NEVER_DAYS),
     Feature("tenure_days", "days since the first interaction", lambda e: e.age_days.max()),
-    *windowed("orders", "orders begun", lambda e, w: count(w & e.is_order)),
-    *windowed("spend", "money spent", lambda e, w: total(e.value, w & e.is_purchase)),
-    *windowed("lines", "purchase lines", lambda e, w: count(w & e.is_purchase)),
-    *windowed("views", "views, clicks and carts", lambda e, w: count(w & e.is_browse)),
-    *windowed("carts", "events of putting something into a cart", lambda e, w: count(w & e.is_cart)),
-    Feature(
-        "returns_365d",
-        "returns a purchase line over the last 365 days",
-        lambda e: ratio(count(within(e, YEAR) & e.is_return), count(within(e, YEAR) & e.is_purchase)),
-        window_days=YEAR,
-    ),
-    Feature(
-        "returned_value_365d",
-        "money returned over money spent in the last 365 days",
-        lambda e: ratio(
-            total(e.value, within(e, YEAR) & e.is_return), total(e.value, within(e, YEAR) & e.is_purchase)
-        ),
-        window_days=YEAR,
-    ),
-    Feature(
-        "basket_size",
-        "purchase lines of the last 365 days over orders begun in them",
-        lambda e: ratio(count(within(e, YEAR) & e.is_purchase), count(within(e, YEAR) & e.is_order)),
-        window_days=YEAR,
-    ),
-    Feature(
-        "basket_value",
-        "money spent in the last 365 days over orders begun in them",
-        lambda e: ratio(total(e.value, within(e, YEAR) & e.is_purchase), count(within(e, YEAR) & e.is_order)),
-        window_days=YEAR,
-    ),
-    Feature(
-        "price_level",
-        "money a unit bought over the last 365 days",
-        lambda e: ratio(
-            total(e.value, within(e, YEAR) & e.is_purchase),
-            total(e.quantity, within(e, YEAR) & e.is_purchase),
-        ),
-        window_days=YEAR,
-    ),
-    Feature(
-        "price_level_30d",
-        "money a unit bought over the last 30 days",
-        lambda e: ratio(
-            total(e.value, within(e, _MONTH) & e.is_purchase),
-            total(e.quantity, within(e, _MONTH) & e.is_purchase),
-        ),
-        window_days=_MONTH,
-    ),
-    Feature(
-        "discount_share",
-        "discounts over list prices in the purchases of the last 365 days",
-        lambda e: ratio(
-            total(e.discount, within(e, YEAR) & e.is_purchase),
-            total(_list_price(e.value, e.discount), within(e, YEAR) & e.is_purchase),
-        ),
-        window_days=YEAR,
-    ),
-    Feature(
+    *windowed("orders", "orders begun", a.orders),
+    *windowed("spend", "money spent", a.spend),
+    *windowed("lines", "purchase lines", a.lines),
+    *windowed("views", "views, clicks and carts", a.looks),
+    *windowed("carts", "events of putting something into a cart", a.carts),
+    over("returns_365d", "returns a purchase line", a.returns, a.lines),
+    over("returned_value_365d", "money returned over money spent", a.returned, a.spend),
+    over("basket_size", "purchase lines over orders begun", a.lines, a.orders),
+    over("basket_value", "money spent over orders begun", a.spend, a.orders),
+    over("price_level", "money a unit bought", a.spend, a.units),
+    over("price_level_30d", "money a unit bought", a.spend, a.units, days=_MONTH),
+    over("discount_share", "discounts over list prices in the purchases", a.discounts, a.list_prices),
+    over(
         "discount_share_30d",
-        "discounts over list prices in the purchases of the last 30 days",
-        lambda e: ratio(
-            total(e.discount, within(e, _MONTH) & e.is_purchase),
-            total(_list_price(e.value, e.discount), within(e, _MONTH) & e.is_purchase),
-        ),
-        window_days=_MONTH,
+        "discounts over list prices in the purchases",
+        a.discounts,
+        a.list_prices,
+        days=_MONTH,
     ),
-    Feature(
+    over(
         "discounted_lines",
-        "share of the purchase lines of the last 365 days with a discount",
-        share(lambda e: e.discount > 0, _lines),
-        window_days=YEAR,
+        "share with a discount of the purchase lines",
+        a.only(a.lines, lambda e: e.discount > 0),
+        a.lines,
     ),
-    Feature(
+    over(
         "repeat_share",
-        "share of purchase lines of the last 365 days whose product the customer had bought at an earlier instant",
-        share(lambda e: e.is_repeat, _lines),
-        window_days=YEAR,
+        "share whose product the customer had bought at an earlier instant, of the purchase lines",
+        a.only(a.lines, lambda e: e.is_repeat),
+        a.lines,
     ),
     Feature(
         "categories_ever",
@@ -179,20 +118,20 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
         window_days=YEAR,
     ),
     *(
-        Feature(
+        over(
             f"orders_{part}_share",
-            f"share of the orders of the last 365 days begun from {start}:00 to {start + 6}:00 UTC",
-            share(_between_hours(start), _orders),
-            window_days=YEAR,
+            f"share begun from {start}:00 to {start + 6}:00 UTC of the orders",
+            a.only(a.orders, _between_hours(start)),
+            a.orders,
         )
         for part, start in _DAYPARTS
     ),
     *(
-        Feature(
+        over(
             f"orders_{day}_share",
-            f"share of the orders of the last 365 days begun on a {day.capitalize()} (UTC)",
-            share(_on_weekday(number), _orders),
-            window_days=YEAR,
+            f"share begun on a {day.capitalize()} (UTC) of the orders",
+            a.only(a.orders, _on_weekday(number)),
+            a.orders,
         )
         for number, day in enumerate(_WEEKDAYS)
     ),
@@ -215,7 +154,7 @@ LAST: Final[tuple[Feature, ...]] = (
     Feature(
         "last_discount_share",
         "discount over list price of the line bought last; 0 where there is none",
-        lambda line: ratio(line.discount, _list_price(line.value, line.discount)),
+        lambda line: ratio(line.discount, line.value + line.discount),
         stage="last",
     ),
     Feature(

@@ -78,11 +78,6 @@ def elapsed(events: Any, where: Any, never: float) -> Any:
     return ibis.ifelse(where, events.age_days, ibis.null("float64")).min().fill_null(never)
 
 
-def share(expression: Callable[[Any], Any], of: Callable[[Any], Any], days: int = YEAR) -> Expression:
-    """Share of the rows that ``of`` tells, in the last ``days``, for which ``expression`` holds too."""
-    return lambda e: ratio(count(within(e, days) & of(e) & expression(e)), count(within(e, days) & of(e)))
-
-
 def windowed(name: str, definition: str, expression: Windowed) -> tuple[Feature, ...]:
     """Make from one expression a feature a window, and its change against the window before."""
 
@@ -106,3 +101,12 @@ def windowed(name: str, definition: str, expression: Windowed) -> tuple[Feature,
         for days in CHANGES
     )
     return (*levels, *changes)
+
+
+def over(name: str, definition: str, above: Windowed, below: Windowed, *, days: int = YEAR) -> Feature:
+    """Make a feature of one amount over another in the last ``days``, 0 where the latter is 0."""
+
+    def quotient(e: Any) -> Any:
+        return ratio(above(e, within(e, days)), below(e, within(e, days)))
+
+    return Feature(name, f"{definition} of the last {days} days", quotient, window_days=days)

@@ -11,9 +11,10 @@ from typing import Any, Final
 
 import ibis
 
+from feature_repo import amounts as a
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.feature import TOP, YEAR, Feature, count, elapsed, ratio, share, total, windowed, within
+from feature_repo.feature import TOP, YEAR, Expression, Feature, elapsed, over, ratio, windowed, within
 from feature_repo.names import NEVER_DAYS
 
 _MONTH: Final = 30
@@ -23,14 +24,8 @@ _LONG: Final = 3.0  # a quarter in months
 STOCK_DAYS: Final = (30, 90)
 
 
-def _lines(e: Any) -> Any:
-    return e.is_purchase
-
-
-def _price(days: int) -> Any:
-    return lambda e: ratio(
-        total(e.value, within(e, days) & e.is_purchase), total(e.quantity, within(e, days) & e.is_purchase)
-    )
+def _buyers_within(days: int) -> Expression:
+    return lambda e: a.buyers(e, within(e, days))
 
 
 AGGREGATES: Final[tuple[Feature, ...]] = (
@@ -41,61 +36,38 @@ AGGREGATES: Final[tuple[Feature, ...]] = (
         default=NEVER_DAYS,
     ),
     Feature("age_days", "days since the first interaction", lambda e: e.age_days.max()),
-    *windowed("purchases", "purchase lines", lambda e, w: count(w & e.is_purchase)),
-    *windowed("revenue", "money taken", lambda e, w: total(e.value, w & e.is_purchase)),
-    *windowed("views", "views, clicks and carts", lambda e, w: count(w & e.is_browse)),
-    *windowed(
-        "first_buys",
-        "known customers buying it for the first time, one line each,",
-        lambda e, w: count(w & e.is_first_buy),
-    ),
-    Feature("price_paid", "money a unit over the last 365 days", _price(YEAR), window_days=YEAR),
-    Feature("price_paid_30d", "money a unit over the last 30 days", _price(_MONTH), window_days=_MONTH),
-    Feature(
-        "discount_share",
-        "discounts over list prices in the purchases of the last 365 days",
-        lambda e: ratio(
-            total(e.discount, within(e, YEAR) & e.is_purchase),
-            total(e.value + e.discount, within(e, YEAR) & e.is_purchase),
-        ),
-        window_days=YEAR,
-    ),
-    Feature(
+    *windowed("purchases", "purchase lines", a.lines),
+    *windowed("revenue", "money taken", a.spend),
+    *windowed("views", "views, clicks and carts", a.looks),
+    *windowed("first_buys", "known customers buying it for the first time, one line each,", a.first_buys),
+    over("price_paid", "money a unit in the purchases", a.spend, a.units),
+    over("price_paid_30d", "money a unit in the purchases", a.spend, a.units, days=_MONTH),
+    over("discount_share", "discounts over list prices in the purchases", a.discounts, a.list_prices),
+    over(
         "repeat_rate",
-        "share of purchase lines of the last 365 days whose customer had bought it at an earlier instant; "
-        "anonymous lines count below, never above",
-        share(lambda e: e.is_repeat, _lines),
-        window_days=YEAR,
+        "share whose customer had bought it at an earlier instant (no anonymous one) of the purchase lines",
+        a.only(a.lines, lambda e: e.is_repeat),
+        a.lines,
     ),
-    Feature(
-        "return_rate",
-        "returns a purchase line over the last 365 days",
-        lambda e: ratio(count(within(e, YEAR) & e.is_return), count(within(e, YEAR) & e.is_purchase)),
-        window_days=YEAR,
+    over("return_rate", "returns a purchase line", a.returns, a.lines),
+    *(
+        over(
+            name,
+            "share in a customer's first order (no anonymous one) of the purchase lines",
+            a.only(a.lines, lambda e: e.is_first_order),
+            a.lines,
+            days=days,
+        )
+        for name, days in (("new_customer_share", YEAR), ("new_customer_share_30d", _MONTH))
     ),
-    Feature(
-        "new_customer_share",
-        "share of purchase lines of the last 365 days in a customer's first order; anonymous ones count below",
-        share(lambda e: e.is_first_order, _lines),
-        window_days=YEAR,
-    ),
-    Feature(
-        "new_customer_share_30d",
-        "share of purchase lines of the last 30 days in a customer's first order; anonymous ones count below",
-        share(lambda e: e.is_first_order, _lines, _MONTH),
-        window_days=_MONTH,
-    ),
-    Feature(
-        "buyers_30d",
-        "known customers who bought it in the last 30 days",
-        lambda e: e.customer.nunique(where=within(e, _MONTH) & e.is_purchase).cast("float64"),
-        window_days=_MONTH,
-    ),
-    Feature(
-        "buyers_365d",
-        "known customers who bought it in the last 365 days",
-        lambda e: e.customer.nunique(where=within(e, YEAR) & e.is_purchase).cast("float64"),
-        window_days=YEAR,
+    *(
+        Feature(
+            f"buyers_{days}d",
+            f"known customers who bought it in the last {days} days",
+            _buyers_within(days),
+            window_days=days,
+        )
+        for days in (_MONTH, YEAR)
     ),
 )
 

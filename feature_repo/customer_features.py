@@ -262,7 +262,9 @@ def _segment(customers: Any) -> Any:
     frequency = ibis.cases(
         (customers.orders_365d <= 1, "once"), (customers.orders_365d <= 4, "few"), else_="many"
     )
-    by_value = ibis.literal("rfm:") + recency + "-" + frequency
+    by_value = ibis.ifelse(
+        customers.recency_days < NEVER_DAYS, ibis.literal("rfm:") + recency + "-" + frequency, "rfm:never"
+    )
     favourites = customers[v.CATEGORY_NAMES]
     return ibis.ifelse(favourites.length() > 0, ibis.literal("category:") + favourites[0], by_value)
 
@@ -275,7 +277,7 @@ CUSTOMER: Final[tuple[Feature, ...]] = (
     Feature(
         v.SEGMENT,
         "category:X, the one bought most in 365 days; without one rfm: recent ≤ 60, lapsing ≤ 180, lapsed days since "
-        "the last purchase – once ≤ 1, few ≤ 4, many orders in 365 days",
+        "the last purchase – once ≤ 1, few ≤ 4, many orders in 365 days; rfm:never who never bought",
         _segment,
         default="",
         dtype="string",

@@ -15,6 +15,7 @@ judgement of the content (``feature_repo.validate``) and any write but ``write_t
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
@@ -243,7 +244,9 @@ def connect(scratch: str | Path, *, memory_limit: str = "1GB", threads: int = 2)
         con.execute(f"SET memory_limit = {literal(memory_limit)}")
         con.execute(f"SET threads = {int(threads)}")
         con.execute(f"SET temp_directory = {literal(str(scratch))}")
-        con.execute("SET enable_progress_bar = false")
+        # a notebook's kernel may lack what the bar is drawn with, and then refuses to be asked
+        with contextlib.suppress(duckdb.InvalidInputException):
+            con.execute("SET enable_progress_bar = false")
     except duckdb.Error as error:
         con.close()
         found = f"{memory_limit!r} and {threads}"

@@ -363,6 +363,8 @@ def _segment(told: Mapping[str, Any]) -> str:
     """``category:…``, or ``rfm:…`` with the bounds of recency (60, 180 days) and orders a year (1, 4)."""
     if told["category_names"]:
         return f"category:{told['category_names'][0]}"
+    if told["recency_days"] == NEVER:
+        return "rfm:never"
     recency = (
         "recent" if told["recency_days"] <= 60 else "lapsing" if told["recency_days"] <= 180 else "lapsed"
     )

@@ -98,6 +98,12 @@ def test_guard_catches_any_reassigned_row(order: list[int], lost: int) -> None:
             point_in_time(KEYS, reassigns)
 
 
+def test_instants_without_a_zone_are_refused() -> None:
+    naive = KEYS.assign(**{s.EVENT_TIMESTAMP: KEYS[s.EVENT_TIMESTAMP].dt.tz_localize(None)})
+    with pytest.raises(DataError, match=r"with a time zone, found datetime64.*tz_localize"):
+        point_in_time(naive, honest)
+
+
 def test_feast_join_equals_brute_force(features: tuple[Settings, FeatureSet], world: World) -> None:
     """The newest snapshot at or before each instant, computed plainly."""
     settings, feature_set = features

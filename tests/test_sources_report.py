@@ -15,9 +15,10 @@ from typer.testing import CliRunner
 from feature_repo import schema as s
 from feature_repo.errors import ConfigError, DataError, NextbestError
 from feature_repo.importers.sources import import_sources
-from feature_repo.importers.sources.account import Reason, SourceAccount, SourcesReport, harmless
+from feature_repo.importers.sources.account import Reason, SourceAccount, SourcesReport
 from feature_repo.importers.sources.needs import INPUTS, missing_inputs
 from feature_repo.schema import TABLES
+from feature_repo.spreadsheet import harmless
 from tests.messy import MAP, messy_sources
 from training.cli.data import register
 

@@ -218,8 +218,13 @@ def point_in_time(keys: pd.DataFrame, join: Join) -> pd.DataFrame:
     Raises
     ------
     DataError
-        The join lost, repeated or altered rows.
+        The instants have no time zone, or the join lost, repeated or altered rows.
     """
+    if s.EVENT_TIMESTAMP in keys and not isinstance(keys[s.EVENT_TIMESTAMP].dtype, pd.DatetimeTZDtype):
+        raise DataError(
+            f"expected {s.EVENT_TIMESTAMP} with a time zone, found {keys[s.EVENT_TIMESTAMP].dtype}; "
+            "say dt.tz_localize('UTC') if these are UTC"
+        )
     asked = keys.reset_index(drop=True)
     asked[s.ROW_ID] = np.arange(len(asked), dtype=np.int64)
     joined = join(asked.copy())

@@ -139,12 +139,14 @@ def build_sizes(interactions: Sequence[int], *, progress: Progress) -> list[dict
             directory = Path(name)
             _write_history(directory / "tables", size)
             script = (
-                "import sys, time, resource; from pathlib import Path; "
+                "import re, sys, time; from pathlib import Path; "
                 "from feature_repo.tables import Tables; from feature_repo.build import build; "
                 "began = time.perf_counter(); "
                 "tables = Tables.open(Path(sys.argv[1]), memory_limit='4GB'); "
                 "build(tables, Path(sys.argv[2])); tables.close(); "
-                "print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)"
+                # not getrusage: its maximum is inherited from the process that started this one
+                "peak = re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]; "
+                "print(time.perf_counter() - began, int(peak) / 1024)"
             )
             done = subprocess.run(
                 [

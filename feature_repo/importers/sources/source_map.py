@@ -136,7 +136,7 @@ class Cell(Id):
     factor: float | None = Field(None, allow_inf_nan=False)
     currency: str | None = None
     currency_column: str | None = None
-    values: dict[str, Scalar] | None = None
+    values: dict[str, Scalar] | None = Field(None, min_length=1)
     default: Scalar | None = None
     crosswalk: str | None = None
     unknown: Literal["reject", "keep", "empty"] = "reject"

@@ -9,23 +9,33 @@ absent: campaigns, contacts and ties.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from string import Template
 from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from eval.world import AGE_BAND, BRAND, ECO, REGION, World
-from eval.world_measures import APP_VISITS, BALANCE, INCOME
 from eval.world_names import REGIONS
+from eval.world_sources_map import (
+    BERLIN,
+    CHINESE,
+    CHINESE_CATEGORIES,
+    CHINESE_REGIONS,
+    LOG_KINDS,
+    MAP_TEMPLATE,
+    MEASURES,
+    SHANGHAI,
+    STORE,
+    TILL_KINDS,
+    WEB_KINDS,
+    WORDS,
+)
 from feature_repo.schema import (
     AT,
     AVAILABLE,
-    CART,
     CATEGORY,
     CHANNEL,
     CONSENT_PREFIX,
@@ -38,15 +48,12 @@ from feature_repo.schema import (
     ORDER_ID,
     PRICE,
     PRODUCT_ID,
-    PURCHASE,
     QUANTITY,
     REQUEST_ID,
-    RETURN,
     SIGNED_UP_AT,
     STORE_ID,
     VALID_FROM,
     VALUE,
-    VIEW,
     WITHDRAWN_AT,
 )
 
@@ -54,147 +61,11 @@ __all__ = ["MAP", "Sources", "exported_names", "write_sources"]
 
 MAP: Final = "map.toml"
 
-_BERLIN: Final = "Europe/Berlin"
-_SHANGHAI: Final = "Asia/Shanghai"
-_STORE: Final = "store"
 _FAULTY: Final = 0.01  # share of lines that come again with a fault
 _TWICE: Final = 0.05  # share of the earlier till file that the later one repeats
 _DISAGREE: Final = 0.05  # share of card holders whose region is overruled; for as many it is filled in
 _TWO_CARDS: Final = 0.2
 _CAPITALS: Final = 0.1  # share of e-mail addresses typed in capitals
-
-_MEASURES: Final = {BALANCE: "Saldo", INCOME: "Einkommen", APP_VISITS: "App-Besuche"}
-_WEB_KINDS: Final = {PURCHASE: "KAUF", RETURN: "RÜCKGABE"}
-_TILL_KINDS: Final = {PURCHASE: "销售", RETURN: "退货"}
-_LOG_KINDS: Final = {VIEW: "pageview", CART: "add_to_cart"}
-_CHINESE_REGIONS: Final = dict(zip(REGIONS, ("首都", "海岸", "山区", "湖区", "中部", "北部"), strict=True))
-_CHINESE_CATEGORIES: Final = ("tea", "coffee")
-# fmt: off
-_CHINESE: Final = {
-    "Autumn": "秋日", "Bright": "明亮", "Classic": "经典", "Dark": "浓郁", "Evening": "晚间", "Fresh": "清新",
-    "Gentle": "柔和", "Golden": "金色", "Harvest": "丰收", "Hearty": "醇厚", "Highland": "高地", "Island": "海岛",
-    "Mellow": "甘醇", "Midday": "午间", "Mild": "淡雅", "Morning": "清晨", "Northern": "北方", "Old": "老式",
-    "Robust": "浓烈", "Royal": "皇家", "Rustic": "乡村", "Southern": "南方", "Summer": "夏日", "Winter": "冬日",
-    "loose-leaf": "散装", "smoked": "烟熏", "spiced": "香料", "organic": "有机", "blended": "拼配",
-    "breakfast tea": "早餐茶", "green tea": "绿茶", "chai": "印度奶茶", "tisane": "花草茶", "oolong": "乌龙茶",
-    "rooibos": "博士茶", "dark-roast": "深焙", "light-roast": "浅焙", "single-farm": "单一庄园", "house": "招牌",
-    "slow-roast": "慢焙", "espresso beans": "意式咖啡豆", "filter coffee": "滤泡咖啡", "decaf beans": "低因咖啡豆",
-    "coffee capsules": "咖啡胶囊", "cold brew": "冷萃咖啡", "No.": "之", "(for new customers)": "（新客专享）",
-    "(loyalty)": "（会员专享）",
-}
-# fmt: on
-_WORDS: Final = re.compile("|".join(re.escape(word) for word in sorted(_CHINESE, key=len, reverse=True)))
-
-_MAP: Final = Template("""# Nine files of a shop. Times without an offset are UTC unless a source says otherwise.
-
-[crosswalks.ids]                   # many e-mail addresses and card numbers are one customer
-file = "ids.csv"
-from = "id"
-to = "customer"
-lower = true
-
-[tables.interactions]
-key = ["order_id", "product_id", "kind"]   # the same in two exports: one interaction
-
-[tables.customers.fields]
-region = ["crm", "loyalty"]        # customer service knows better than the form at the till
-
-[sources.orders]                   # the web shop
-file = "orders.csv"
-table = "interactions"
-encoding = "latin-1"
-delimiter = ";"
-decimal = ","
-thousands = "."
-time_zone = "Europe/Berlin"
-time_format = "%d.%m.%Y %H:%M:%S"
-[sources.orders.columns]
-customer_id = { column = "Konto", lower = true, crosswalk = "ids" }
-product_id = "Artikel"
-at = "Zeitpunkt"
-kind = { column = "Vorgang", values = { KAUF = "purchase", "RÜCKGABE" = "return" } }
-quantity = "Menge"
-value = "Betrag"
-discount = { column = "Rabatt %", factor = 0.01 }
-order_id = { column = "Bestellung", strip = "W", prefix = "o" }
-channel = { column = "Kanal", values = { Shop = "web", App = "app" } }
-request_id = "Liste"
-
-[sources.till]                     # the stores
-file = "till-*.csv"
-table = "interactions"
-encoding = "gb18030"
-time_zone = "Asia/Shanghai"
-time_format = "%Y/%m/%d %H:%M:%S.%f"
-[sources.till.columns]
-customer_id = { column = "会员卡", lower = true, crosswalk = "ids" }
-product_id = "货号"
-at = "时间"
-kind = { column = "类型", values = { "销售" = "purchase", "退货" = "return" } }
-quantity = "数量"
-value = { column = "金额(分)", factor = 0.01 }
-discount = { column = "折扣(%)", factor = 0.01 }
-order_id = { column = "小票", strip = "T", prefix = "o" }
-channel = { constant = "store" }
-[sources.till.columns.store_id]
-column = "门店"
-[sources.till.columns.store_id.values]
-$stores
-[sources.browsing]                 # what was looked at
-file = "browsing.csv"
-table = "interactions"
-time_format = "epoch_ms"
-[sources.browsing.columns]
-customer_id = { column = "visitor", lower = true, crosswalk = "ids" }
-product_id = "sku"
-at = "ts"
-kind = { column = "event", values = { pageview = "view", add_to_cart = "cart" } }
-discount = "shown_discount"
-channel = "surface"
-request_id = "list"
-
-[sources.catalogue]
-file = "catalogue.csv"
-table = "products"
-[sources.catalogue.columns]
-product_id = "货号"
-name = "品名"
-category = "类别"
-price = "售价"
-margin = "毛利"
-available = { column = "在售", values = { "是" = true, "否" = false } }
-launched_at = "上架"
-withdrawn_at = "下架"
-valid_from = "生效"
-brand = "品牌"
-eco = { column = "环保", type = "bool", values = { "是" = true, "否" = false } }
-
-[sources.crm]                      # customer service
-file = "crm.csv"
-table = "customers"
-delimiter = ";"
-[sources.crm.columns]
-customer_id = { column = "Kundennummer", zero_pad = 6, prefix = "c" }
-signed_up_at = "Angelegt"
-valid_from = "Gültig ab"
-region = "Region"
-age_band = "Alter"
-$consents
-[sources.loyalty]                  # forms filled in at the till
-file = "loyalty.csv"
-table = "customers"
-columns = { customer_id = "customer", valid_from = "since", region = "region" }
-
-[sources.bank]                     # a column a measure
-file = "bank.csv"
-table = "measures"
-encoding = "utf-16"
-decimal = ","
-thousands = "."
-empty = ["k.A."]
-columns = { customer_id = { column = "Kundennummer", zero_pad = 6, prefix = "c" }, at = "Stichtag" }
-wide = { $measures }
-""")
 
 
 @dataclass(frozen=True)
@@ -266,8 +137,8 @@ def write_sources(world: World, directory: Path, *, customers: int | None = None
     people = world.customers[world.customers[CUSTOMER_ID].isin(ids)]
     measures = world.measures[world.measures[CUSTOMER_ID].isin(ids)]
 
-    in_store = lines[CHANNEL] == _STORE
-    bought = lines[KIND].isin(list(_WEB_KINDS))
+    in_store = lines[CHANNEL] == STORE
+    bought = lines[KIND].isin(list(WEB_KINDS))
     holders = np.sort(lines.loc[in_store, CUSTOMER_ID].unique())
     cards = _write_ids(directory, ids, holders, rng=rng)
     dates, repeated = _write_orders(directory, lines[~in_store & bought], rng=rng)
@@ -278,14 +149,14 @@ def write_sources(world: World, directory: Path, *, customers: int | None = None
     names = _write_measures(directory, measures)
 
     numbers = range(1, world.truth.config.stores_per_region + 1)
-    stores = [f"{_STORE}-{region}-{number}" for region in REGIONS for number in numbers]
-    text = _MAP.substitute(
+    stores = [f"{STORE}-{region}-{number}" for region in REGIONS for number in numbers]
+    text = MAP_TEMPLATE.substitute(
         stores="".join(f'"{_store(name)}" = "{name}"\n' for name in stores),
         consents="".join(
             f'{name} = {{ column = "{theirs}", values = {{ ja = true, nein = false }} }}\n'
             for name, theirs in _consents(people).items()
         ),
-        measures=", ".join(f'{name} = "{_MEASURES.get(name, name)}"' for name in names),
+        measures=", ".join(f'{name} = "{MEASURES.get(name, name)}"' for name in names),
     )
     path = directory / MAP
     path.write_text(text, encoding="utf-8")
@@ -310,9 +181,9 @@ def exported_names(products: pd.DataFrame) -> pd.Series[str]:
     products
         ``name`` and ``category`` of each.
     """
-    in_chinese = products[CATEGORY].isin(_CHINESE_CATEGORIES)
+    in_chinese = products[CATEGORY].isin(CHINESE_CATEGORIES)
     names = [
-        _WORDS.sub(lambda word: _CHINESE[word[0]], name).replace(" ", "") if chosen else name
+        WORDS.sub(lambda word: CHINESE[word[0]], name).replace(" ", "") if chosen else name
         for name, chosen in zip(products[NAME], in_chinese, strict=True)
     ]
     return pd.Series(names, index=products.index, dtype=object, name=NAME)
@@ -334,14 +205,14 @@ def _write_ids(
 
 def _write_orders(directory: Path, lines: pd.DataFrame, *, rng: np.random.Generator) -> tuple[int, int]:
     """Write the web shop's orders; return how many impossible dates and lines of a repeated hour are in them."""
-    clock = lines[AT].dt.tz_convert(_BERLIN)
+    clock = lines[AT].dt.tz_convert(BERLIN)
     accounts = lines[CUSTOMER_ID].map(_account)
     table = pd.DataFrame(
         {
             "Bestellung": "W" + lines[ORDER_ID].str.removeprefix("o"),
             "Zeitpunkt": clock.dt.strftime("%d.%m.%Y %H:%M:%S"),
             "Konto": accounts.mask(rng.random(len(lines)) < _CAPITALS, accounts.str.upper()),
-            "Vorgang": lines[KIND].map(_WEB_KINDS),
+            "Vorgang": lines[KIND].map(WEB_KINDS),
             "Artikel": lines[PRODUCT_ID],
             "Menge": _plain(lines[QUANTITY], sign=","),
             "Betrag": _money(lines[VALUE]),
@@ -354,7 +225,7 @@ def _write_orders(directory: Path, lines: pd.DataFrame, *, rng: np.random.Genera
     _write(directory / "orders.csv", table, encoding="latin-1", sep=";")
     shown = clock.dt.tz_localize(None).dt.floor("s")
     summer, winter = (
-        shown.dt.tz_localize(_BERLIN, ambiguous=np.full(len(shown), fold)) for fold in (True, False)
+        shown.dt.tz_localize(BERLIN, ambiguous=np.full(len(shown), fold)) for fold in (True, False)
     )
     return faults, int((summer != winter).sum())
 
@@ -372,10 +243,10 @@ def _write_till(
     table = pd.DataFrame(
         {
             "小票": "T" + lines[ORDER_ID].str.removeprefix("o"),
-            "时间": lines[AT].dt.tz_convert(_SHANGHAI).dt.strftime("%Y/%m/%d %H:%M:%S.%f"),
+            "时间": lines[AT].dt.tz_convert(SHANGHAI).dt.strftime("%Y/%m/%d %H:%M:%S.%f"),
             "门店": lines[STORE_ID].map(_store),
             "会员卡": own,
-            "类型": lines[KIND].map(_TILL_KINDS),
+            "类型": lines[KIND].map(TILL_KINDS),
             "货号": lines[PRODUCT_ID],
             "数量": _plain(lines[QUANTITY]),
             "金额(分)": (100 * lines[VALUE]).round().astype("int64"),
@@ -398,7 +269,7 @@ def _write_browsing(directory: Path, lines: pd.DataFrame, *, rng: np.random.Gene
         {
             "ts": lines[AT].dt.as_unit("ms").astype("int64"),
             "visitor": lines[CUSTOMER_ID].map(_account),
-            "event": lines[KIND].map(_LOG_KINDS),
+            "event": lines[KIND].map(LOG_KINDS),
             "sku": lines[PRODUCT_ID],
             "shown_discount": _plain(lines[DISCOUNT]),
             "surface": lines[CHANNEL],
@@ -474,7 +345,7 @@ def _write_measures(directory: Path, measures: pd.DataFrame) -> list[str]:
     names = [str(name) for name in wide if name not in (AT, CUSTOMER_ID)]
     table = pd.DataFrame(
         {"Kundennummer": wide[CUSTOMER_ID].map(_digits).astype("int64"), "Stichtag": _iso(wide[AT])}
-        | {_MEASURES.get(name, name): _money(wide[name], nothing="k.A.") for name in names}
+        | {MEASURES.get(name, name): _money(wide[name], nothing="k.A.") for name in names}
     )
     _write(directory / "bank.csv", table, encoding="utf-16", sep="\t")
     return names
@@ -516,8 +387,8 @@ def _consents(people: pd.DataFrame) -> dict[str, str]:
 
 def _store(name: object) -> str:
     """Name a store in Chinese: ``store-capital-1`` is ``首都1号店``."""
-    region, number = str(name).removeprefix(f"{_STORE}-").rsplit("-", 1)
-    return f"{_CHINESE_REGIONS[region]}{number}号店"
+    region, number = str(name).removeprefix(f"{STORE}-").rsplit("-", 1)
+    return f"{CHINESE_REGIONS[region]}{number}号店"
 
 
 def _iso(times: pd.Series) -> pd.Series[str]:

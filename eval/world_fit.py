@@ -167,4 +167,4 @@ def table(lines: list[Line], *, names: tuple[str, str] = ("world", "Online Retai
         f"{'' if line.ratio is None else f'{line.ratio:.2f}'} |"
         for line in lines
     ]
-    return "\n".join([head, *rows])
+    return "\n".join([head, *rows, "", "\\* fitted on other seeds; the others are only told"])

@@ -32,6 +32,8 @@ FLAG_PREFIX: Final = "flag_"
 
 
 def _pattern(text: str) -> str:
+    if not text:
+        raise ValueError("an empty pattern is in every name")
     try:
         re.compile(text)
     except re.error as error:

@@ -105,32 +105,32 @@ def _dates_known(
     rows = engine.table(table)
     rows = rows.select(
         entity,
-        undated=rows[s.VALID_FROM].isnull(),
-        from_us=engine.micros(rows[s.VALID_FROM]).fill_null(final_us),
+        __undated=rows[s.VALID_FROM].isnull(),
+        __from_us=engine.micros(rows[s.VALID_FROM]).fill_null(final_us),
         **{f"{name}_us": engine.micros(rows[name]) for name in dates},
     )
-    is_known = rows.from_us <= instant
+    is_known = rows["__from_us"] <= instant
     # of the rows known the newest, dated ones before others; where none is, an undated one, for what never changes
-    distance = ibis.ifelse(is_known, -rows.from_us, rows.from_us)
+    distance = ibis.ifelse(is_known, -rows["__from_us"], rows["__from_us"])
     newest = ibis.window(
         group_by=rows[entity],
         order_by=[
             is_known.desc(),
-            (is_known != rows.undated).desc(),
+            (is_known != rows["__undated"]).desc(),
             distance,
             *(rows[f"{name}_us"] for name in dates),
         ],
     )
-    rows = rows.mutate(is_known=is_known, place=ibis.row_number().over(newest))
-    rows = rows.filter(rows.place == 0)
+    rows = rows.mutate(__is_known=is_known, __place=ibis.row_number().over(newest))
+    rows = rows.filter(rows["__place"] == 0)
     values = {}
     for name in dates:
         told = rows[f"{name}_us"]
-        holds = rows.is_known
+        holds = rows["__is_known"]
         if name in _DATES[table]:
-            holds = holds | (rows.undated & (told <= instant))
+            holds = holds | (rows["__undated"] & (told <= instant))
         elif name in declared.constant.of(table):
-            holds = holds | rows.undated
+            holds = holds | rows["__undated"]
         values[f"{name}_us"] = ibis.ifelse(holds, told, ibis.null("int64"))
     rows = rows.select(entity, **values)
     return rows.filter(ibis.or_(*(rows[f"{name}_us"].notnull() for name in dates)))
@@ -158,36 +158,45 @@ def attribute_rows(engine: Engine, *, table: str, entity: str, declared: Declara
         for name, pattern in (declared.flags() if table == s.PRODUCTS else {}).items()
     }
     rows = rows.mutate(**flags)
-    rows = rows.select(entity, *columns, from_us=engine.micros(rows[s.VALID_FROM]))
-    same = ibis.window(group_by=[rows[entity], rows.from_us], order_by=[rows[name] for name in columns])
-    first_dated = rows.from_us.min().over(ibis.window(group_by=rows[entity]))
-    rows = rows.mutate(copy=ibis.row_number().over(same), first_us=first_dated)
-    rows = rows.filter(rows.copy == 0)
-    told = rows.filter((rows.from_us <= final_us) | (rows.first_us.isnull() | (rows.first_us > final_us)))
-    told = told.filter(told.from_us.isnull() | (told.from_us <= final_us))
-    told = told.mutate(from_us=told.from_us.fill_null(final_us)).drop("copy", "first_us")
+    rows = rows.select(entity, *columns, __from_us=engine.micros(rows[s.VALID_FROM]))
+    same = ibis.window(group_by=[rows[entity], rows["__from_us"]], order_by=[rows[name] for name in columns])
+    first_dated = rows["__from_us"].min().over(ibis.window(group_by=rows[entity]))
+    rows = rows.mutate(__copy=ibis.row_number().over(same), __first_us=first_dated)
+    rows = rows.filter(rows["__copy"] == 0)
+    told = rows.filter(
+        (rows["__from_us"] <= final_us) | (rows["__first_us"].isnull() | (rows["__first_us"] > final_us))
+    )
+    told = told.filter(told["__from_us"].isnull() | (told["__from_us"] <= final_us))
+    told = told.mutate(__from_us=told["__from_us"].fill_null(final_us)).drop("__copy", "__first_us")
     constant = set(declared.constant.of(table))
     if s.NAME in constant:
         constant |= set(flags)
     if constant & set(columns):
-        begun = rows.filter(rows.from_us.isnull()).drop("copy", "first_us")
+        begun = rows.filter(rows["__from_us"].isnull()).drop("__copy", "__first_us")
         begun = begun.mutate(
-            from_us=ibis.literal(0, "int64"),
+            __from_us=ibis.literal(0, "int64"),
             **{name: ibis.null(begun[name].type()) for name in columns if name not in constant},
         )
         told = told.union(begun.select(*told.columns))
-    told = told.mutate(**{s.EVENT_TIMESTAMP: engine.timestamp(told.from_us)})
+    told = told.mutate(**{s.EVENT_TIMESTAMP: engine.timestamp(told["__from_us"])})
     return told.select(entity, *columns, s.EVENT_TIMESTAMP).order_by([entity, s.EVENT_TIMESTAMP])
 
 
 def check_constants(tables: Tables, declared: Declarations) -> None:
-    """Refuse constants that are no columns.
+    """Refuse constants that are no columns, and flags that are.
 
     Raises
     ------
     ConfigError
-        A column declared constant is not there.
+        A column declared constant is not there, or a flag has the name of one that is.
     """
+    taken = tables.attributes(s.PRODUCTS) if tables.has(s.PRODUCTS) else {}
+    for flag in declared.flags():
+        if flag in taken:
+            raise ConfigError(
+                f"expected name flags other than the columns of {s.PRODUCTS}, found {flag} in both "
+                f"{tables.directory / DECLARATIONS} and the table; call the flag otherwise"
+            )
     for table, extra in ((s.PRODUCTS, (s.NAME, *_COLUMNS[s.PRODUCTS])), (s.CUSTOMERS, ())):
         known = [*extra, *(tables.attributes(table) if tables.has(table) else ())]
         for name in declared.constant.of(table):

@@ -123,7 +123,7 @@ def count_facets(
     """
     if not facets:
         return {}
-    names = {str(told[0]) for told in con.execute(f"DESCRIBE FROM {relation}").fetchall()}
+    names = {str(told[0]): str(told[1]) for told in con.execute(f"DESCRIBE FROM {relation}").fetchall()}
     alone = {
         f.label: f"{f.where} AND {quoted(f.column)} IS NOT NULL" for f in facets if f.dtype != "timestamp"
     }
@@ -158,10 +158,10 @@ def _sorts(different: int, filled: int) -> bool:
     return 0 < different <= min(_MANY, max(_KEPT, filled / _OWN))
 
 
-def _units(names: set[str]) -> str:
+def _units(names: Mapping[str, str]) -> str:
     """Return SQL for the number of independent things: the customer's days, the customers, or nothing."""
     keys = [column for column in (CUSTOMER_ID, ORDER_ID) if column in names]
-    if AT not in names or not keys:
+    if not names.get(AT, "").startswith("TIMESTAMP") or not keys:
         return "count(*)"
     return f"approx_count_distinct(hash(coalesce({', '.join(keys)}), {quoted(AT)}::DATE))"
 

@@ -56,7 +56,7 @@ def spark_session(scratch: Path) -> tuple[SparkSession, bool]:
         from pyspark.sql import SparkSession
     except ImportError as error:
         raise ConfigError(
-            "expected pyspark for the engine spark, found none; pip install 'nextbest[spark]'"
+            "expected pyspark for the engine spark, found none; pip install -e '.[spark]' where the project lies"
         ) from error
     running = SparkSession.getActiveSession()
     if running is None and not (os.environ.get("JAVA_HOME") or shutil.which("java")):

@@ -165,8 +165,8 @@ def _materialised(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
 
 
 def is_online(store: FeatureStore, features: FeatureSet) -> bool:
-    """Whether the online store holds the newest row of the first entity of every view."""
-    for name in features.rows:
+    """Whether the online store holds the newest row of the first entity of every view that has rows."""
+    for name in (name for name, rows in features.rows.items() if rows):
         view = store.get_feature_view(name)
         entity, key = latest(features, name).iloc[0], view.join_keys[0]
         found = store.get_online_features(

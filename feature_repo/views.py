@@ -17,7 +17,7 @@ import duckdb
 
 from feature_repo.casts import SQL_TYPES, cast, dtype_of, literal, path_literal, quoted, text, unreadable
 from feature_repo.errors import DataError
-from feature_repo.schema import CONSENT_PREFIX, REASON, ROW_NUMBER, DType, Table
+from feature_repo.schema import CONSENT_PREFIX, EVENT_TIMESTAMP, REASON, ROW_NUMBER, DType, Table
 
 __all__ = [
     "Malformed",
@@ -106,6 +106,10 @@ def create_views(
     raw = f"raw_{spec.name}"
     stored = stored_columns(con, raw)
     sources = match_columns(spec, stored, path=path)
+    if spec.open and EVENT_TIMESTAMP in (name.lower() for name in sources):
+        raise DataError(
+            f"expected no column {EVENT_TIMESTAMP} in {path}, since the feature store adds it; rename yours"
+        )
     extra = {name: source for name, source in sources.items() if name not in spec.names}
     attributes = _attribute_types(con, raw, extra, infer=infer)
     typed = typed_columns(spec, sources, attributes)

@@ -18,14 +18,17 @@ from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.build import build, snapshot_instants
 from feature_repo.customer_features import CUSTOMER
+from feature_repo.declared import DECLARATIONS
 from feature_repo.engine import DuckDBEngine
-from feature_repo.errors import DataError
+from feature_repo.errors import ConfigError, DataError
 from feature_repo.features import VIEWS
 from feature_repo.files import parquet_files
+from feature_repo.quality import inspect
 from feature_repo.recent import to_micros
 from feature_repo.snapshots import customer_snapshot
 from feature_repo.staging import stage_events
 from feature_repo.tables import Tables, write_tables
+from feature_repo.validate import validate
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -279,3 +282,65 @@ def test_counts_and_sums_against_pandas(
         recency = [row[2] for row in mine if row[3] == s.PURCHASE]
         assert got["recency_days"] == pytest.approx(min(recency, default=v.NEVER_DAYS))
         assert np.isfinite(got[[f.name for f in CUSTOMER if f.dtype == "float"]].to_numpy(dtype=float)).all()
+
+
+def test_a_view_without_rows_stops_nothing(tmp_path: Path) -> None:
+    """Customers without dates or measures make a view of facts in which nobody is; it is found current."""
+    from serving.settings import Settings
+    from training.train import build_features, current_features
+
+    tables = shop(EVENTS)
+    tables[s.CUSTOMERS] = pd.DataFrame({s.CUSTOMER_ID: ["c1"], "region": ["north"]})
+    write_tables(tables, tmp_path / "tables")
+    settings = Settings.load(home=tmp_path / "home")
+    with Tables.open(tmp_path / "tables") as opened:
+        built, _ = build_features(settings, opened)
+        assert built.rows[v.CUSTOMER_FACTS] == 0
+        assert current_features(settings, opened) == built
+
+
+@pytest.mark.parametrize("name", ["from_us", "copy", "undated", "place", "line", "customer", "select", "at"])
+def test_attributes_may_be_called_what_the_shop_likes(name: str, tmp_path: Path) -> None:
+    tables = shop(EVENTS)
+    tables[s.PRODUCTS][name] = ["x", "y", "z"]
+    tables[s.CUSTOMERS] = pd.DataFrame({s.CUSTOMER_ID: ["c1"], name: ["north"], "since_at": [AS_OF]})
+    rows = built(tables, tmp_path)
+    assert rows[v.CUSTOMER_ATTRIBUTES][name].tolist() == ["north"]
+    assert sorted(rows[v.PRODUCT_ATTRIBUTES][name]) == ["x", "y", "z"]
+    assert validate(tmp_path / "tables", now=AS_OF).counts["FAIL"] == 0
+    inspect(tmp_path / "tables", now=AS_OF)
+
+
+def test_a_taken_name_is_refused(tmp_path: Path) -> None:
+    tables = shop(EVENTS)
+    tables[s.PRODUCTS][s.EVENT_TIMESTAMP] = "x"
+    with pytest.raises(DataError, match="expected no column event_timestamp"):
+        built(tables, tmp_path / "stamp")
+    tables = shop(EVENTS)
+    tables[s.PRODUCTS]["flag_x"] = 1.0
+    write_tables(tables, tmp_path / "flag" / "tables")
+    (tmp_path / "flag" / "tables" / DECLARATIONS).write_text('[name_flags]\nx = ["a"]\n')
+    with (
+        Tables.open(tmp_path / "flag" / "tables") as opened,
+        pytest.raises(ConfigError, match="found flag_x"),
+    ):
+        build(opened, tmp_path / "flag" / "features")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("cadence = 7", "cadence"),
+        ("cadence_days = 0", "greater than or equal to 1"),
+        ('[constant]\nproducts = ["colour"]', "found 'colour'"),
+        ('[name_flags]\nx = ["("]', "no regular expression"),
+        ('[name_flags]\nx = [""]', "empty pattern"),
+        ('[name_flags]\n"a b" = ["x"]', "no name of letters"),
+        ("cadence_days =", "expected TOML"),
+    ],
+)
+def test_declarations_that_do_not_fit_are_told(text: str, told: str, tmp_path: Path) -> None:
+    write_tables(shop(EVENTS), tmp_path / "tables")
+    (tmp_path / "tables" / DECLARATIONS).write_text(text)
+    with Tables.open(tmp_path / "tables") as opened, pytest.raises(ConfigError, match=told):
+        build(opened, tmp_path / "features")

@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from feature_repo import schema as s
+from feature_repo.errors import ConfigError
 from feature_repo.importers import SourcesReport, import_tables
 from feature_repo.importers.sources import import_sources
 from feature_repo.tables import Tables
@@ -293,6 +294,32 @@ columns = {{ product_id = "p", price = {price} }}
     found = written(s.PRODUCTS, folder)[s.PRICE].iloc[0]
     assert found == expected if expected is not None else pd.isna(found)
     assert report.of("goods").values_rejected == (expected is None)
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ('decimal = ","\nthousands = ","', "other than the decimal sign"),
+        ('thousands = "0"', "other than the decimal sign"),
+    ],
+)
+def test_signs_of_numbers_that_cannot_be_told_apart_are_refused(more: str, told: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=told):
+        run(tmp_path, LOG + more, log_csv="c,p,t\n1,2,2024-01-01\n")
+
+
+def test_a_column_whose_name_another_was_given_is_told(tmp_path: Path) -> None:
+    people = """
+[sources.people]
+file = "crm.csv"
+table = "customers"
+attributes = "*"
+columns = { customer_id = "Nr" }
+"""
+    files = {"log_csv": "c,p,t\n1,2,2024-01-01\n", "crm_csv": "Nr,customer_id,city\n1,9,Ulm\n"}
+    report, out = run(tmp_path, LOG + people, **files)
+    assert report.of("people").unused_columns == ("customer_id",)
+    assert written("customers", out)["city"].tolist() == ["Ulm"]
 
 
 def test_values_defaults_and_empties(tmp_path: Path) -> None:

@@ -66,7 +66,8 @@ def test_comparison_reads_as_a_table(tmp_path: Path) -> None:
     assert [line.name for line in lines if line.fitted] == [name for name in LABELS if name in FITTED]
     assert {line.ratio for line in lines} == {0.5, None}
     text = table(lines).splitlines()
-    assert len(text) == len(LABELS) + 2 and all(row.count("|") == 5 for row in text)
+    assert len(text) == len(LABELS) + 4 and all(row.count("|") == 5 for row in text[:-2])
+    assert text[-1].startswith("\\* fitted")
 
 
 def test_benchmark_is_ready_for_json(tmp_path: Path) -> None:

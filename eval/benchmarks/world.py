@@ -72,7 +72,7 @@ def benchmark_world(config: WorldConfig, *, online_retail: str | Path | None = N
         "statistics": ours,
         "online_retail": theirs,
         "comparison": None if lines is None else [asdict(line) for line in lines],
-        "table": None if lines is None else table(lines),
+        "table": None if lines is None else table(lines, names=("world", Path(str(online_retail)).name)),
     }
 
 

@@ -12,6 +12,7 @@ import tempfile
 import traceback
 from pathlib import Path
 
+import duckdb
 import typer
 
 from serving.errors import NextbestError
@@ -46,6 +47,13 @@ def main() -> None:
         sys.stderr.write(
             f"error: expected to read and write files, found {error.strerror or error}:{about}; "
             "check the path, its permissions and the disk, or set NEXTBEST_HOME to another directory\n"
+        )
+        sys.exit(2)
+    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+        found = str(error).strip().splitlines()[0]
+        sys.stderr.write(
+            f"error: expected room in memory and on disk and leave to write, found: {found}; give more --memory "
+            "where the command has it, free the disk, or choose another directory\n"
         )
         sys.exit(2)
     except KeyboardInterrupt:

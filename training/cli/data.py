@@ -93,8 +93,14 @@ def validate_command(
     if report or report_to is not None:
         from eval.quality_report import write_quality_report
 
-        page = write_quality_report(inspection, report_to or tables / FOLDER / "report.html")
-        notes.append(f"{page} shows it")
+        target = report_to or tables / FOLDER / "report.html"
+        try:
+            page = write_quality_report(inspection, target)
+            notes.append(f"{page} shows it")
+        except OSError as error:
+            notes.append(
+                f"{target} cannot be written ({error.strerror}); name another place with --report-to"
+            )
     if as_json:
         told = {**inspection.to_dict(), "report": None if page is None else str(page)}
         typer.echo(json.dumps(told, ensure_ascii=False, default=str))

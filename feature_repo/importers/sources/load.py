@@ -179,8 +179,19 @@ def _check_source(rules: SourceMap, name: str, source: SourceFile) -> None:
             f"expected {', '.join(missing)} in [sources.{name}.columns] of {rules.path}, found "
             f"{', '.join(given) or 'nothing'}; every row of {spec.name} needs them: name a column or a constant"
         )
+    if not all(measure.strip() for measure in source.wide):
+        raise ConfigError(
+            f"expected a name for every measure of wide in {where}, found an empty one; name it"
+        )
     for place, cells in (("columns", source.columns), ("wide", source.wide)):
         for ours, cell in cells.items():
+            decimal = cell.decimal or source.decimal or rules.defaults.decimal
+            thousands = cell.thousands or source.thousands or rules.defaults.thousands
+            if thousands is not None and (thousands == decimal or thousands.isalnum()):
+                raise ConfigError(
+                    f"expected a thousands sign other than the decimal sign {decimal!r} for {ours} in {where}, found "
+                    f"{thousands!r}; correct one"
+                )
             _check_choices(spec, ours, cell, f"[sources.{name}.{place}.{ours}] of {rules.path}")
             _check_cell(
                 rules, cell, _dtype(spec, ours, place), f"[sources.{name}.{place}.{ours}] of {rules.path}"

@@ -236,9 +236,12 @@ def _records(con: duckdb.DuckDBPyConnection, own: Sequence[Staged]) -> tuple[int
 def _unused(rules: SourceMap, name: str, own: Sequence[Staged]) -> tuple[str, ...]:
     source = rules.sources[name]
     used = used_columns(source) | set(source.attributes)
-    if source.attributes == ["*"]:
-        return ()
-    return tuple(dict.fromkeys(column for part in own for column in part.raw.names if column not in used))
+    names = dict.fromkeys(column for part in own for column in part.raw.names if column not in used)
+    if source.attributes == ["*"]:  # all go in, but those whose name another column was given
+        return tuple(
+            column for column in names if column in source.columns or column.lower() in source.columns
+        )
+    return tuple(names)
 
 
 def _notes(con: duckdb.DuckDBPyConnection, own: Sequence[Staged]) -> list[Step]:

@@ -219,4 +219,4 @@ def customer_recent(engine: Engine, events: Any, instant: Any) -> Any:
             s.EVENT_TIMESTAMP: engine.timestamp(rows.at_us + 1),
         },
     )
-    return folded.filter(folded.is_last).drop("is_last")
+    return folded.filter(folded.is_last).drop("is_last").order_by([s.CUSTOMER_ID, s.EVENT_TIMESTAMP])

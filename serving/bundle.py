@@ -22,6 +22,8 @@ import pandas as pd
 import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 
 from feature_repo import names as v
 from feature_repo import schema as s
@@ -39,6 +41,8 @@ MANIFEST: Final = "manifest.json"
 GOLDEN: Final = "golden.json"
 MODEL_YAML: Final = "model.yaml"
 _SEGMENTS: Final = "segments.json"
+_WEIGHTS: Final = "encoder.safetensors"
+_MATRIX: Final = "encoder-"
 _PURCHASED: Final = ("indptr", "products", "days", "at")
 
 
@@ -67,8 +71,8 @@ class Bundle:
     """A model ready to serve, in memory.
 
     ``popular`` orders all products (best first) with ``popular_scores``; ``segments`` holds the favourite
-    products of each segment; ``vectors`` is (products, d), ``customer_vectors`` (customers, d), both
-    None for recipes without vectors; ``product_scale`` (products,) belongs to the encoder.
+    products of each segment; ``vectors`` is (products, d), None for recipes without vectors. ``matrices`` (a row a
+    product or a customer) and ``weights`` (small) are what the encoder needs, by name.
     """
 
     manifest: Manifest
@@ -79,8 +83,8 @@ class Bundle:
     popular_scores: Float32
     segments: Mapping[str, Int32]
     vectors: Float32 | None = None
-    customer_vectors: Float32 | None = None
-    product_scale: Float32 | None = None
+    matrices: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     index: ProductIndex | None = None
     golden: list[dict[str, Any]] = field(default_factory=list)
     version: str = ""
@@ -158,13 +162,13 @@ def load(bundles: Path, version: str) -> Bundle:
             popular_scores=_array(inside, "popular_scores"),
             segments={name: np.array(rows, dtype=np.int32) for name, rows in segments.items()},
             vectors=vectors,
-            customer_vectors=_array(inside, "customer_vectors") if vectors is not None else None,
-            product_scale=_array(inside, "product_scale") if vectors is not None else None,
+            matrices={name: _array(inside, path) for path, name in _matrices(manifest).items()},
+            weights=load_file(inside / _WEIGHTS) if _WEIGHTS in manifest.files else {},
             index=index,
             golden=json.loads((inside / GOLDEN).read_text()),
             version=version,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
         raise BundleError(f"expected a loadable bundle {version}, found: {error}; publish it anew") from error
 
 
@@ -223,17 +227,26 @@ def _write_parts(bundle: Bundle, inside: Path) -> None:
         "popular": bundle.popular,
         "popular_scores": bundle.popular_scores,
         "product_vectors": bundle.vectors,
-        "customer_vectors": bundle.customer_vectors,
-        "product_scale": bundle.product_scale,
+        **{_MATRIX + name.replace("/", "--"): array for name, array in bundle.matrices.items()},
     }
     for name, array in arrays.items():
         if array is not None:
             np.save(inside / f"{name}.npy", array, allow_pickle=False)
+    if bundle.weights:
+        save_file(
+            {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}, inside / _WEIGHTS
+        )
     if bundle.index is not None:
         bundle.index.save(inside / "products.faiss")
     segments = {name: rows.tolist() for name, rows in sorted(bundle.segments.items())}
     (inside / _SEGMENTS).write_text(json.dumps(segments, ensure_ascii=False))
     (inside / GOLDEN).write_text(json.dumps(bundle.golden, ensure_ascii=False, indent=1))
+
+
+def _matrices(manifest: Manifest) -> dict[str, str]:
+    """Return the encoder's matrices: file (without ending) → name."""
+    found = [name.removesuffix(".npy") for name in manifest.files if name.startswith(_MATRIX)]
+    return {path: path.removeprefix(_MATRIX).replace("--", "/") for path in found}
 
 
 def _array(inside: Path, name: str) -> NDArray[Any]:

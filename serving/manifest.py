@@ -12,9 +12,9 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from serving.encoder import Confidence
+from serving.encoders.spec import EncoderSpec
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 
 class _Strict(BaseModel):
@@ -39,16 +39,13 @@ class DataInfo(_Strict):
 class Policy(_Strict):
     """How the bundle answers: the personal encoder and the chain of sources.
 
-    ``encoder`` is ``fold_in`` (vectors and recent history), ``repeats`` (the customer's own purchases) or
-    ``none``. Where products bought before may be shown, each is lifted by ``repeat_weight`` for every day
-    on which the customer bought it. The chain is tried in order until n products are
+    ``encoder`` says how a customer becomes a query; None: nobody does, and the popular are shown. Where products
+    bought before may be shown, each is lifted by ``repeat_weight`` for every day on which the customer bought it. The chain is tried in order until n products are
     found; each answer names its source.
     """
 
     model: str
-    encoder: Literal["fold_in", "repeats", "none"]
-    regularization: float = 0.0
-    confidence: Confidence = Field(default_factory=Confidence)
+    encoder: EncoderSpec | None
     repeat_weight: float = Field(default=0.0, ge=0)
     chain: tuple[Literal["personal", "segment", "popular"], ...] = ("personal", "segment", "popular")
 

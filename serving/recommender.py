@@ -25,7 +25,8 @@ from serving.bundle import Bundle
 from serving.catalog import Filters, Mask
 from serving.errors import FeatureUnavailable
 from serving.features import CustomerState, FeatureReader
-from serving.sources import Popular, Segment, Source, Subject, Vectors, bought, personal
+from serving.sources import Near, Popular, Segment, Source, Vectors, bought, personal
+from serving.subject import Subject
 
 Float32 = NDArray[np.float32]
 PurchasedPolicy = Literal["exclude", "allow", "due"]
@@ -136,16 +137,16 @@ class Recommender:
     def score(self, customer_ids: Sequence[str], product_ids: Sequence[str], at: datetime) -> Float32:
         """Return the personal scores (customers, products); NaN for an unknown product or customer."""
         scores = np.full((len(customer_ids), len(product_ids)), np.nan, dtype=np.float32)
-        if not isinstance(self._personal, Vectors) or self.bundle.vectors is None:
+        if not isinstance(self._personal, Vectors | Near):
             return scores
         known = np.array([self.bundle.catalog.index.get(product, -1) for product in product_ids])
         columns = np.flatnonzero(known >= 0)
         states = self._states([Query(at=at, customer_id=customer) for customer in customer_ids])
         for row, (customer, state) in enumerate(zip(customer_ids, states, strict=True)):
             subject = self._subject(Query(at=at, customer_id=customer), state)
-            vector = self._personal.vector(subject)
-            if vector is not None:
-                scores[row, columns] = self.bundle.vectors[known[columns]] @ vector
+            own = self._personal.scores(subject, known[columns].astype(np.int32))
+            if own is not None:
+                scores[row, columns] = own
         return scores
 
     def similar(
@@ -199,7 +200,16 @@ class Recommender:
         segment = state.segment or ("" if row is None else self._segments[row])
         own = bought(self.bundle, row, state.history)
         repeats = query.purchased != "exclude"
-        return Subject(row, segment, state.history, np.unique(context), own, query.at, repeats=repeats)
+        return Subject(
+            row,
+            segment,
+            state.history,
+            np.unique(context),
+            own,
+            query.at,
+            repeats=repeats,
+            features=state.row,
+        )
 
     def _held_back(self, query: Query, subject: Subject) -> NDArray[np.int32]:
         """Products the purchased policy keeps out: bought ones, or those bought and not yet due again."""

@@ -7,7 +7,6 @@ first, with its own scores; what it has nothing to say about it leaves to the ne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 import numpy as np
@@ -17,39 +16,14 @@ from feature_repo import schema as s
 from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Mask
-from serving.encoder import FoldIn
+from serving.encoders.spec import NeighboursSpec, Parts, RepeatsSpec, VectorSpec, encoder
+from serving.encoders.weights import HistoryWeights
 from serving.errors import BundleError
+from serving.neighbours import Neighbours
+from serving.subject import Bought, Subject
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
-Int64 = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Bought:
-    """What a customer ever bought: product indices (m,), on how many days, and when last (µs)."""
-
-    products: Int32
-    days: Int32
-    last: Int64
-
-
-@dataclass(frozen=True)
-class Subject:
-    """Who is asking, as the sources see it.
-
-    ``row`` is the customer's row in the bundle (None when unknown to training); ``history`` holds the
-    recent events, ``context`` the products looked at now (indices); ``bought`` joins the bundle's record of purchases
-    with those made since. ``repeats`` tells whether products bought before may be shown.
-    """
-
-    row: int | None
-    segment: str
-    history: History
-    context: Int32
-    bought: Bought
-    at: datetime
-    repeats: bool = False
 
 
 def bought(bundle: Bundle, row: int | None, history: History) -> Bought:
@@ -94,37 +68,44 @@ def _none(source: str) -> Candidates:
     return Candidates(np.empty(0, dtype=np.int32), np.empty(0, dtype=np.float32), source)
 
 
-class Vectors:
-    """The personal model with vectors: folds the history in, else looks the customer up."""
+class Personal(Source, Protocol):
+    """A source that scores any product for a customer."""
 
-    def __init__(self, bundle: Bundle) -> None:
-        if bundle.vectors is None or bundle.index is None or bundle.product_scale is None:
-            raise BundleError(
-                f"expected vectors for the encoder {bundle.manifest.policy.encoder!r}, found none; publish anew"
-            )
+    def scores(self, subject: Subject, products: Int32) -> Float32 | None:
+        """Return the scores of ``products`` (m,); None for somebody of whom nothing is known."""
+        ...
+
+
+class Vectors:
+    """The personal model with vectors: the encoder's query, searched in the index."""
+
+    def __init__(self, bundle: Bundle, spec: VectorSpec) -> None:
+        if bundle.vectors is None or bundle.index is None:
+            raise BundleError(f"expected vectors for the encoder {spec.type!r}, found none; publish anew")
         policy = bundle.manifest.policy
         self._name = f"model:{policy.model}"
         self._repeat_weight = policy.repeat_weight
         self._vectors = bundle.vectors
         self._index = bundle.index
-        self._lookup = bundle.customer_vectors
-        self._fold_in = FoldIn(
-            bundle.vectors,
-            regularization=policy.regularization,
-            confidence=policy.confidence,
-            product_scale=bundle.product_scale,
-            index=bundle.catalog.index,
-            as_of=bundle.manifest.data.as_of,
+        self._encoder = encoder(
+            spec,
+            Parts(
+                bundle.vectors,
+                bundle.matrices,
+                bundle.weights,
+                bundle.catalog.index,
+                bundle.manifest.data.as_of,
+            ),
         )
 
     def vector(self, subject: Subject) -> Float32 | None:
         """Return the (d,) query vector, or None for somebody of whom nothing is known."""
-        folded = self._fold_in.encode(subject.history, subject.at, subject.context)
-        if folded is not None:
-            return folded
-        if subject.row is not None and self._lookup is not None and self._lookup[subject.row].any():
-            return np.asarray(self._lookup[subject.row], dtype=np.float32)
-        return None
+        return self._encoder.encode(subject)
+
+    def scores(self, subject: Subject, products: Int32) -> Float32 | None:
+        """See ``Personal``."""
+        query = self.vector(subject)
+        return None if query is None else np.asarray(self._vectors[products] @ query, dtype=np.float32)
 
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""
@@ -134,21 +115,71 @@ class Vectors:
         found, inner = self._index.search(query[None, :], n, allowed=allowed)
         products, scores = found[0], inner[0]
         if subject.repeats and self._repeat_weight > 0 and len(subject.bought.products):
-            products, scores = self._lifted(query, subject.bought, allowed, products, scores, n)
+            own = subject.bought
+            again = own.products[allowed[own.products]]
+            lifted = _lifted(self._vectors[again] @ query, again, own, self._repeat_weight)
+            products, scores = _merged(again, lifted, products, scores, n)
         return Candidates(products, scores, self._name)
 
-    def _lifted(
-        self, query: Float32, own: Bought, allowed: Mask, products: Int32, scores: Float32, n: int
-    ) -> tuple[Int32, Float32]:
-        """Lift what the customer bought before by its purchase days; exact, since nothing else moves."""
-        kept = allowed[own.products]
-        again = own.products[kept]
-        lifted = self._vectors[again] @ query + np.float32(self._repeat_weight) * own.days[kept]
-        others = ~np.isin(products, again)
-        products = np.concatenate([again, products[others]])
-        scores = np.concatenate([lifted, scores[others]]).astype(np.float32)
+
+class Near:
+    """The personal model without vectors: products near those of the history."""
+
+    def __init__(self, bundle: Bundle, spec: NeighboursSpec) -> None:
+        policy = bundle.manifest.policy
+        self._name = f"model:{policy.model}"
+        self._repeat_weight = policy.repeat_weight
+        try:
+            self._neighbours = Neighbours.of(bundle.matrices)
+        except KeyError as error:
+            raise BundleError(
+                f"expected the encoder's array {error.args[0]!r}, found none; publish anew"
+            ) from error
+        as_of = bundle.manifest.data.as_of
+        self._history = HistoryWeights(spec.weights, index=bundle.catalog.index, as_of=as_of)
+
+    def scores(self, subject: Subject, products: Int32) -> Float32 | None:
+        """See ``Personal``."""
+        found, near = self._near(subject)
+        if not len(found):
+            return None
+        place = np.minimum(np.searchsorted(found, products), len(found) - 1)
+        return np.where(found[place] == products, near[place], np.float32(0.0)).astype(np.float32)
+
+    def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
+        """See ``Source``."""
+        found, near = self._near(subject)
+        kept = allowed[found]
+        products, scores = found[kept], near[kept]
+        own = subject.bought
+        if len(found) and subject.repeats and self._repeat_weight > 0 and len(own.products):
+            again = own.products[allowed[own.products]]
+            known = self.scores(subject, again)
+            assert known is not None
+            products, scores = _merged(
+                again, _lifted(known, again, own, self._repeat_weight), products, scores, n
+            )
         order = np.lexsort((products, -scores))[:n]
-        return products[order], scores[order]
+        return Candidates(products[order], scores[order], self._name)
+
+    def _near(self, subject: Subject) -> tuple[Int32, Float32]:
+        return self._neighbours.near(*self._history.of(subject.history, subject.at, subject.context))
+
+
+def _lifted(scores: Float32, again: Int32, own: Bought, weight: float) -> Float32:
+    """Lift the scores of products bought before (all in ``own``) by their purchase days."""
+    order = np.argsort(own.products)
+    days = own.days[order[np.searchsorted(own.products[order], again)]]
+    return np.asarray(scores + np.float32(weight) * days, dtype=np.float32)
+
+
+def _merged(again: Int32, lifted: Float32, products: Int32, scores: Float32, n: int) -> tuple[Int32, Float32]:
+    """Put lifted products among the others; exact, since nothing else moves."""
+    others = ~np.isin(products, again)
+    products = np.concatenate([again, products[others]])
+    scores = np.concatenate([lifted, scores[others]]).astype(np.float32)
+    order = np.lexsort((products, -scores))[:n]
+    return products[order], scores[order]
 
 
 class Repeats:
@@ -194,12 +225,14 @@ class Popular:
         return Candidates(np.asarray(self._order[kept]), np.asarray(self._scores[kept]), "popular")
 
 
-def personal(bundle: Bundle) -> Vectors | Repeats | None:
+def personal(bundle: Bundle) -> Source | None:
     """Return the personal source that the bundle's policy asks for."""
     match bundle.manifest.policy.encoder:
-        case "fold_in":
-            return Vectors(bundle)
-        case "repeats":
-            return Repeats(bundle)
-        case _:
+        case None:
             return None
+        case RepeatsSpec():
+            return Repeats(bundle)
+        case NeighboursSpec() as spec:
+            return Near(bundle, spec)
+        case spec:
+            return Vectors(bundle, spec)

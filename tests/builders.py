@@ -15,13 +15,20 @@ from feature_repo.features import schema_hash, served_defaults
 from feature_repo.recent import History, to_micros
 from serving.bundle import Bundle, Purchased
 from serving.catalog import REPURCHASE_DAYS, Catalog
-from serving.encoder import Confidence
+from serving.encoders.spec import CUSTOMERS, PRODUCT_SCALE, FoldInSpec, RepeatsSpec
+from serving.encoders.weights import Confidence
 from serving.features import CustomerState
 from serving.index import ProductIndex
 from serving.manifest import DataInfo, Manifest, Policy
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
 AT = AS_OF + timedelta(hours=3)
+
+_ENCODERS = {
+    "fold_in": FoldInSpec(regularization=1.0, confidence=Confidence(alpha=5.0)),
+    "repeats": RepeatsSpec(),
+    "none": None,
+}
 
 
 def make_catalog(products: int, generator: np.random.Generator) -> Catalog:
@@ -91,9 +98,7 @@ def make_bundle(
             seed=seed,
             policy=Policy(
                 model="toy",
-                encoder=encoder,  # type: ignore[arg-type]
-                regularization=1.0,
-                confidence=Confidence(alpha=5.0),
+                encoder=_ENCODERS[encoder],
                 repeat_weight=repeat_weight,
                 **policy,
             ),
@@ -117,10 +122,10 @@ def make_bundle(
         popular_scores=np.sort(generator.random(products).astype(np.float32))[::-1].copy(),
         segments={"category:tea": generator.permutation(products)[:10].astype(np.int32)},
         vectors=vectors,
-        customer_vectors=generator.normal(size=(customers, factors)).astype(np.float32)
+        matrices={CUSTOMERS: generator.normal(size=(customers, factors)).astype(np.float32)}
         if vectors is not None
-        else None,
-        product_scale=np.ones(products, dtype=np.float32) if vectors is not None else None,
+        else {},
+        weights={PRODUCT_SCALE: np.ones(products, dtype=np.float32)} if vectors is not None else {},
         index=ProductIndex.build(vectors) if vectors is not None else None,
         version="202603010000-000000000000",
     )

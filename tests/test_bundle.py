@@ -173,7 +173,7 @@ def test_golden_ties_may_change_places() -> None:
 def test_no_pickle_in_a_published_bundle(published: Published) -> None:
     version = published.report.version
     names = {path.suffix for path in files_of(published.settings.bundles, version)}
-    assert names <= {".json", ".parquet", ".npy", ".faiss", ".md", ".yaml"}
+    assert names <= {".json", ".parquet", ".npy", ".faiss", ".md", ".yaml", ".safetensors"}
     for path in files_of(published.settings.bundles, version):
         if path.suffix == ".npy":
             np.load(path, allow_pickle=False)

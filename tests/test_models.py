@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,14 +16,18 @@ from hypothesis import strategies as st
 
 from feature_repo import schema as s
 from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
+from serving.bundle import load, save
 from serving.catalog import REPURCHASE_DAYS, Catalog
-from serving.encoder import Confidence, FoldIn
+from serving.encoders.fold_in import FoldIn
+from serving.encoders.weights import Confidence, HistoryWeights
 from serving.errors import ConfigError, DataError
 from serving.features import CustomerState, FrameReader
 from serving.recommender import Query, Recommender
 from training.assemble import assemble, purchased
 from training.dataset import IdMap, TrainingSet
-from training.models import als, popularity
+from training.models import als, popularity, registry
+from training.models.base import Embeddings
+from training.models.registry import BASELINES
 from training.recipe import Recipe, TrainConfig
 
 AS_OF = datetime(2026, 3, 1, tzinfo=UTC)
@@ -70,28 +75,50 @@ def checkerboard(*, drop: int = 2, seed: int = 0) -> TrainingSet:
 
 
 RECIPES = {
-    "als": Recipe.model_validate(
-        {
-            "name": "als",
-            "model": "als",
-            "als": {"factors": 4, "regularization": 2.0, "confidence": {"alpha": 10.0}},
-        }
-    ),
-    "als-degree": Recipe.model_validate(
-        {
-            "name": "als-degree",
+    name: Recipe.model_validate({"name": name, **settings})
+    for name, settings in {
+        "als": {"model": "als", "als": {"factors": 4, "regularization": 2.0, "confidence": {"alpha": 10.0}}},
+        "als-degree": {
             "model": "als",
             "als": {
                 "factors": 4,
                 "regularization": 2.0,
                 "confidence": {"alpha": 10.0, "degree_exponent": 0.5},
             },
-        }
-    ),
-    "repeats": Recipe(name="repeats", model="repeats"),
-    "popularity": Recipe(name="popularity", model="popularity", popularity_days=None),
+        },
+        "bpr": {"model": "bpr", "bpr": {"factors": 4}},
+        **{
+            f"knn-{kind}": {"model": "knn", "knn": {"similarity": kind}}
+            for kind in ("cosine", "bm25", "tfidf", "linear")
+        },
+        "spectral": {"model": "spectral", "spectral": {"factors": 4}},
+        "lightfm": {"model": "lightfm", "lightfm": {"factors": 16, "epochs": 60, "learning_rate": 0.02}},
+        "two_tower": {"model": "two_tower", "two_tower": {"factors": 4, "batch_size": 16, "hidden": 4}},
+        "blend": {
+            "model": "blend",
+            "als": {"factors": 4, "regularization": 2.0, "confidence": {"alpha": 10.0}},
+            "spectral": {"factors": 4},
+            "blend": {"weights": {"spectral": 1.0, "als": 0.5}},
+        },
+        "repeats": {"model": "repeats"},
+        "popularity": {"model": "popularity", "popularity_days": None},
+    }.items()
 }
-PERSONAL = ("als", "als-degree")
+PERSONAL = tuple(name for name in RECIPES if RECIPES[name].model not in BASELINES)
+#: Capabilities: models that learn who a customer is from the history, and those whose vectors are drawn at the start.
+FROM_HISTORY = tuple(name for name in PERSONAL if RECIPES[name].model not in ("bpr", "lightfm"))
+DRAWN = ("als", "als-degree", "bpr", "lightfm", "two_tower")
+
+
+def embeddings(name: str, data: TrainingSet, *, seed: int = 0) -> Embeddings:
+    found = registry.fit(RECIPES[name], data, seed=seed, threads=1)
+    assert found is not None
+    return found
+
+
+def arrays(fit: Embeddings) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    vectors = {} if fit.products is None else {"products": fit.products}
+    return {**vectors, **fit.matrices, **fit.weights}
 
 
 def fitted(recipe: Recipe, data: TrainingSet, *, seed: int = 0, threads: int = 1) -> Recommender:
@@ -124,12 +151,52 @@ def test_same_seed_and_one_thread_same_answers(recipe: Recipe) -> None:
 
 @pytest.mark.parametrize("name", PERSONAL)
 def test_same_seed_and_one_thread_same_vectors(name: str) -> None:
-    one, two, other = (als.fit(checkerboard(), RECIPES[name].als, seed=seed, threads=1) for seed in (0, 0, 1))
-    assert one.products.tobytes() == two.products.tobytes()
-    assert one.customers.tobytes() == two.customers.tobytes()
-    assert one.products.tobytes() != other.products.tobytes()
-    for array in (one.products, one.customers, one.product_scale):
-        assert np.isfinite(array).all() and array.dtype == np.float32
+    one, two = (arrays(embeddings(name, checkerboard())) for _ in range(2))
+    assert {key: array.tobytes() for key, array in one.items()} == {
+        key: array.tobytes() for key, array in two.items()
+    }
+    for key, array in one.items():
+        assert np.isfinite(array).all(), key
+        assert array.dtype == (np.float32 if np.issubdtype(array.dtype, np.floating) else array.dtype)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_another_seed_other_vectors(name: str) -> None:
+    one, other = (embeddings(name, checkerboard(), seed=seed).products for seed in (0, 1))
+    assert one is not None and other is not None
+    assert one.tobytes() != other.tobytes()
+
+
+@pytest.mark.parametrize("name", FROM_HISTORY)
+def test_somebody_new_is_served_by_what_they_just_did(name: str) -> None:
+    """Unknown to training, two purchases in one group: what is shown first is of that group."""
+    recommender = fitted(RECIPES[name], checkerboard())
+    for group in range(GROUPS):
+        bought = [f"p{group * PER_GROUP + place:02d}" for place in (1, 4)]
+        history = History.of((p, s.PURCHASE, to_micros(AS_OF - timedelta(days=1)), 1.0) for p in bought)
+        got = recommender.answer(Query(at=AS_OF, n=4), CustomerState({}, history))
+        assert {int(p[1:]) // PER_GROUP for p in got.product_ids} == {group}
+        assert {item.source for item in got.items} == {f"model:{name}"}
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_nobody_at_all_gets_what_is_popular(name: str) -> None:
+    got = fitted(RECIPES[name], checkerboard()).answer(Query(at=AS_OF, n=5), CustomerState())
+    assert [item.source for item in got.items] == ["popular"] * 5
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_bundle_round_trip(name: str, tmp_path: Path) -> None:
+    """What is loaded answers as what was saved, score by score."""
+    recommender = fitted(RECIPES[name], checkerboard())
+    version = save(recommender.bundle, tmp_path, texts={})
+    loaded = Recommender(load(tmp_path, version), checkerboard().reader)
+    ids = [f"c{number:02d}" for number in range(CUSTOMERS)]
+    asked = [Query(at=AS_OF, customer_id=customer, n=24, purchased="allow") for customer in ids]
+    assert loaded.recommend(asked) == recommender.recommend(asked)
+    scores = recommender.score(ids, recommender.bundle.catalog.ids, AS_OF)
+    assert np.isfinite(scores).all()
+    np.testing.assert_array_equal(loaded.score(ids, loaded.bundle.catalog.ids, AS_OF), scores)
 
 
 @pytest.mark.parametrize("name", PERSONAL)
@@ -165,7 +232,7 @@ def test_beats_popularity_on_the_planted_world(name: str) -> None:
     assert hits(fitted(RECIPES["popularity"], data)) < 0.6
 
 
-@pytest.mark.parametrize("name", PERSONAL)
+@pytest.mark.parametrize("name", ["als", "als-degree"])
 def test_matrix_and_fold_in_agree_when_the_history_is_whole(name: str) -> None:
     """At ``as_of`` the folded vector is the trained one, up to the alternating steps not yet converged."""
     data = checkerboard()
@@ -174,20 +241,22 @@ def test_matrix_and_fold_in_agree_when_the_history_is_whole(name: str) -> None:
     )
     recommender = fitted(recipe, data)
     bundle = recommender.bundle
-    assert bundle.customer_vectors is not None
     for row, customer in enumerate(data.customers.ids):
         state = data.reader.read([customer], AS_OF)[0]
-        folded = recommender._personal._fold_in.encode(state.history, AS_OF)  # type: ignore[union-attr]
-        np.testing.assert_allclose(folded, bundle.customer_vectors[row], rtol=2e-2, atol=2e-3)
+        who = recommender._subject(Query(at=AS_OF, customer_id=customer), state)
+        folded = recommender._personal.vector(who)  # type: ignore[union-attr]
+        np.testing.assert_allclose(folded, bundle.matrices["customers"][row], rtol=2e-2, atol=2e-3)
 
 
-def test_unseen_products_have_no_direction() -> None:
+@pytest.mark.parametrize("name", [name for name in PERSONAL if not name.startswith("knn")])
+def test_unseen_products_without_a_description_have_no_direction(name: str) -> None:
     data = checkerboard()
     never = data.product_idx != 3
     fewer = copy.copy(data)
     for name in ("customer_idx", "product_idx", "kinds", "at"):
         object.__setattr__(fewer, name, getattr(data, name)[never])
-    fit = als.fit(fewer, RECIPES["als"].als, seed=0, threads=1)
+    fit = embeddings(name, fewer)
+    assert fit.products is not None
     assert not fit.products[3].any()
     assert fit.products[[0, 1, 2, 4]].any(axis=1).all()
 
@@ -209,29 +278,31 @@ def test_fold_in_is_the_optimum(
     generator = np.random.default_rng(seed)
     vectors = generator.normal(size=(30, 7)).astype(np.float32)
     index = {f"p{row}": row for row in range(30)}
+    confidence = Confidence(alpha=8.0, half_life_days=50.0)
+    weigher = HistoryWeights(confidence, index=index, as_of=AS_OF)
     fold = FoldIn(
         vectors,
         regularization=regularization,
-        confidence=Confidence(alpha=8.0, half_life_days=50.0),
+        confidence=confidence,
         product_scale=np.ones(30, dtype=np.float32),
-        index=index,
-        as_of=AS_OF,
+        history=weigher,
     )
     rows = sorted(events, key=lambda event: -event[1])
     history = History.of(
         (f"p{p}", kind, to_micros(AS_OF) - int(days * DAY_US), 1.0) for p, days, kind in rows
     )
-    products, extra = fold.confidences(history, AS_OF)
+    products, weights = weigher.of(history, AS_OF)
+    extra = fold.confidences(products, weights)
     x = fold.solve(products, extra)
     wide = vectors.astype(np.float64)
-    confidence, preference = np.ones(30), np.zeros(30)
-    confidence[products] += extra
+    certainty, preference = np.ones(30), np.zeros(30)
+    certainty[products] += extra
     preference[products] = 1.0
-    gradient = wide.T @ (confidence * (wide @ x - preference)) + regularization * x
-    scale = np.abs(wide.T @ (confidence * preference)).max() + 1.0
+    gradient = wide.T @ (certainty * (wide @ x - preference)) + regularization * x
+    scale = np.abs(wide.T @ (certainty * preference)).max() + 1.0
     assert np.abs(gradient).max() < 1e-8 * scale
     direct = np.linalg.solve(
-        wide.T @ (confidence[:, None] * wide) + regularization * np.eye(7), wide.T @ (confidence * preference)
+        wide.T @ (certainty[:, None] * wide) + regularization * np.eye(7), wide.T @ (certainty * preference)
     )
     np.testing.assert_allclose(x, direct, rtol=1e-6, atol=1e-9)
 

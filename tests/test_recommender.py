@@ -152,8 +152,8 @@ def test_known_customer_without_history_is_looked_up() -> None:
     items = RECOMMENDER.answer(
         Query(at=AT, customer_id="c03", n=3, purchased="exclude"), CustomerState()
     ).items
-    assert BUNDLE.vectors is not None and BUNDLE.customer_vectors is not None
-    inner = BUNDLE.vectors @ BUNDLE.customer_vectors[3]
+    assert BUNDLE.vectors is not None and BUNDLE.matrices
+    inner = BUNDLE.vectors @ BUNDLE.matrices["customers"][3]
     allowed = passing(BUNDLE, Query(at=AT, customer_id="c03"), CustomerState())
     best = sorted(allowed, key=lambda p: -inner[BUNDLE.catalog.index[p]])[:3]
     assert [item.product_id for item in items] == best
@@ -185,7 +185,7 @@ def test_what_is_looked_at_now_outweighs_an_old_view() -> None:
     source = RECOMMENDER._personal
     history = state([("p001", s.VIEW, 1.0)]).history
     context = np.array([2], dtype=np.int32)
-    products, weights = source._fold_in.confidences(history, AT, context)  # type: ignore[union-attr]
+    products, weights = source._encoder._history.of(history, AT, context)  # type: ignore[union-attr]
     assert products.tolist() == [1, 2]
     assert weights[1] > 10 * weights[0]
 
@@ -281,8 +281,8 @@ def test_batch_equals_one_by_one() -> None:
 def test_score_is_the_inner_product_and_nan_for_the_unknown() -> None:
     recommender = Recommender(BUNDLE, FrameReader({}))
     scores = recommender.score(["c03", "stranger"], ["p001", "no-such"], AT)
-    assert BUNDLE.vectors is not None and BUNDLE.customer_vectors is not None
-    assert scores[0, 0] == pytest.approx(float(BUNDLE.vectors[1] @ BUNDLE.customer_vectors[3]), rel=1e-5)
+    assert BUNDLE.vectors is not None and BUNDLE.matrices
+    assert scores[0, 0] == pytest.approx(float(BUNDLE.vectors[1] @ BUNDLE.matrices["customers"][3]), rel=1e-5)
     assert np.isnan(scores[0, 1]) and np.isnan(scores[1]).all()
 
 
@@ -306,5 +306,5 @@ def test_model_clock_keeps_recency_alive_long_after_the_data_ended() -> None:
         (IDS[1], s.PURCHASE, to_micros(AS_OF - timedelta(days=1)), 1.0),
     ]
     source = RECOMMENDER._personal
-    _, weights = source._fold_in.confidences(History.of(events), years_later)  # type: ignore[union-attr]
+    _, weights = source._encoder._history.of(History.of(events), years_later)  # type: ignore[union-attr]
     assert weights[1] > 5 * weights[0] > 0

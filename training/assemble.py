@@ -16,10 +16,12 @@ from feature_repo import schema as s
 from feature_repo.features import schema_hash, served_defaults
 from feature_repo.recent import DAY_US
 from serving.bundle import Bundle, Purchased
+from serving.encoders.spec import RepeatsSpec
 from serving.index import ProductIndex
-from serving.manifest import DataInfo, Manifest
+from serving.manifest import DataInfo, Manifest, Policy
 from training.dataset import TrainingSet
-from training.models import als, popularity
+from training.models import popularity, registry
+from training.models.base import Embeddings
 from training.recipe import Recipe
 
 _PACKAGES: Final = ("bentoml", "faiss-cpu", "feast", "implicit", "numpy", "pandas", "scipy")
@@ -55,7 +57,8 @@ def assemble(
     order, share = popularity.fit(data, days=recipe.popularity_days)
     states = data.reader.read(data.customers.ids, data.as_of)
     segments = {customer: state.segment for customer, state in zip(data.customers.ids, states, strict=True)}
-    vectors = als.fit(data, recipe.als, seed=seed, threads=threads) if recipe.model == "als" else None
+    fitted = registry.fit(recipe, data, seed=seed, threads=threads)
+    vectors = None if fitted is None else fitted.products
     manifest = Manifest(
         created_at=now,
         code_version=version("nextbest"),
@@ -74,9 +77,9 @@ def assemble(
         feature_defaults=served_defaults(),
         recipe=recipe.model_dump(mode="json"),
         seed=seed,
-        policy=recipe.policy,
+        policy=policy(recipe, fitted),
         metrics=dict(metrics or {}),
-        index={"type": "exact inner product", "recall": 1.0} if vectors else {},
+        index={} if vectors is None else {"type": "exact inner product", "recall": 1.0},
     )
     return Bundle(
         manifest=manifest,
@@ -88,11 +91,20 @@ def assemble(
         popular=order,
         popular_scores=share,
         segments=popularity.fit_segments(data, segments, days=recipe.popularity_days),
-        vectors=vectors.products if vectors else None,
-        customer_vectors=vectors.customers if vectors else None,
-        product_scale=vectors.product_scale if vectors else None,
-        index=ProductIndex.build(vectors.products) if vectors else None,
+        vectors=vectors,
+        matrices=fitted.matrices if fitted else {},
+        weights=fitted.weights if fitted else {},
+        index=None if vectors is None else ProductIndex.build(vectors),
     )
+
+
+def policy(recipe: Recipe, fitted: Embeddings | None) -> Policy:
+    """Return how a bundle of ``recipe`` answers."""
+    if fitted is not None:
+        return Policy(model=recipe.name, encoder=fitted.encoder, repeat_weight=recipe.repeat_weight)
+    if recipe.model == "repeats":
+        return Policy(model=recipe.name, encoder=RepeatsSpec(), chain=("personal", "popular"))
+    return Policy(model=recipe.name, encoder=None, chain=("popular",))
 
 
 def purchased(data: TrainingSet) -> Purchased:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from eval.evaluate import POLICIES, Evaluation, Window, comparison, evaluate
 from eval.metrics import NDCG
@@ -19,16 +19,13 @@ from feature_repo.tables import Tables
 from serving.recommender import PurchasedPolicy, Recommender
 from training.assemble import assemble
 from training.dataset import TrainingSet
+from training.models.registry import BASELINES
 from training.recipe import Recipe
 
 if TYPE_CHECKING:
     from feast import FeatureStore
 
 Progress = Callable[[str, int, int], None]
-
-#: Recipes of these models are baselines: every report shows them, every claim is held against them.
-BASELINES: Final = ("popularity", "repeats")
-
 
 @dataclass(frozen=True)
 class Backtest:

@@ -25,7 +25,7 @@ from feature_repo.recent import DAY_US, KIND_CODES, to_micros
 from feature_repo.tables import Tables
 from serving.catalog import REPURCHASE_DAYS, Catalog
 from serving.errors import DataError
-from serving.features import FrameReader
+from serving.features import FeatureReader, FrameReader
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -79,7 +79,7 @@ class TrainingSet:
     product_idx: NDArray[np.int32]
     kinds: NDArray[np.int8]
     at: NDArray[np.int64]
-    reader: FrameReader
+    reader: FeatureReader
 
     def __len__(self) -> int:
         return len(self.at)

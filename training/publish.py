@@ -13,6 +13,7 @@ from feature_repo import names as v
 from feature_repo import schema as s
 from serving import golden, live
 from serving.bundle import Bundle, load, save
+from serving.encoders.spec import CUSTOMERS
 from serving.errors import BundleError
 from serving.features import CustomerState, FrameReader
 from serving.recommender import Query, Recommender
@@ -64,13 +65,14 @@ def check(bundle: Bundle) -> None:
             "others",
         ),
     ]
-    for name, vectors, rows in (
-        ("product", bundle.vectors, size),
-        ("customer", bundle.customer_vectors, len(bundle.customers)),
-    ):
-        if vectors is not None:
-            problems.append((len(vectors) != rows, f"{rows} {name} vectors", str(len(vectors))))
-            problems.append((not np.isfinite(vectors).all(), f"finite {name} vectors", "others"))
+    if bundle.vectors is not None:
+        problems.append((len(bundle.vectors) != size, f"{size} product vectors", str(len(bundle.vectors))))
+        problems.append((not np.isfinite(bundle.vectors).all(), "finite product vectors", "others"))
+    for name, array in (*bundle.matrices.items(), *bundle.weights.items()):
+        problems.append((not np.isfinite(array).all(), f"finite values in {name}", "others"))
+        if name.endswith(CUSTOMERS):
+            rows = len(bundle.customers)
+            problems.append((len(array) != rows, f"{rows} customer vectors", str(len(array))))
     for bad, expected, found in problems:
         if bad:
             raise BundleError(f"expected {expected}, found {found}; the bundle is not published")

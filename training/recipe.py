@@ -10,16 +10,22 @@ import difflib
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
 from serving.errors import ConfigError
-from serving.manifest import Policy
-from training.models.als import ALSConfig
-from training.models.base import Config
-
-ModelName = Literal["popularity", "repeats", "als"]
+from training.models.configs import (
+    ALSConfig,
+    BlendConfig,
+    BPRConfig,
+    Config,
+    KNNConfig,
+    LightFMConfig,
+    SpectralConfig,
+    TwoTowerConfig,
+)
+from training.models.registry import ModelName
 
 
 class Recipe(Config):
@@ -34,29 +40,18 @@ class Recipe(Config):
     popularity_days: int | None = Field(default=28, ge=1)
     repeat_weight: float = Field(default=0.3, ge=0)
     als: ALSConfig = Field(default_factory=ALSConfig)
+    bpr: BPRConfig = Field(default_factory=BPRConfig)
+    knn: KNNConfig = Field(default_factory=KNNConfig)
+    spectral: SpectralConfig = Field(default_factory=SpectralConfig)
+    lightfm: LightFMConfig = Field(default_factory=LightFMConfig)
+    two_tower: TwoTowerConfig = Field(default_factory=TwoTowerConfig)
+    blend: BlendConfig = Field(default_factory=BlendConfig)
 
     @field_validator("popularity_days", mode="before")
     @classmethod
     def _zero_is_all_time(cls, value: Any) -> Any:
         """TOML has no null: 0 says "of all time"."""
         return None if value == 0 else value
-
-    @property
-    def policy(self) -> Policy:
-        """How a bundle of this recipe answers."""
-        match self.model:
-            case "als":
-                return Policy(
-                    model=self.name,
-                    encoder="fold_in",
-                    regularization=self.als.regularization,
-                    confidence=self.als.confidence,
-                    repeat_weight=self.repeat_weight,
-                )
-            case "repeats":
-                return Policy(model=self.name, encoder="repeats", chain=("personal", "popular"))
-            case _:
-                return Policy(model=self.name, encoder="none", chain=("popular",))
 
 
 class TrainConfig(Config):
@@ -116,9 +111,13 @@ def _explained(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         key = str(first["loc"][-1])
+        table = ".".join(str(part) for part in first["loc"][:-1] if not isinstance(part, int))
         paths = _paths(TrainConfig)
-        near = difflib.get_close_matches(key, [path.rpartition(".")[2] for path in paths], n=1, cutoff=0.0)[0]
-        path = next(path for path in paths if path.rpartition(".")[2] == near)
+        beside = [path for path in paths if path.rpartition(".")[0] == table]
+        leaves = {path.rpartition(".")[2]: path for path in [*reversed(paths), *beside]}
+        near = difflib.get_close_matches(key, [path.rpartition(".")[2] for path in beside], n=1)
+        near = near or difflib.get_close_matches(key, leaves, n=1, cutoff=0.0)
+        path = leaves[near[0]]
         return f"expected a known key, found {where}; the nearest valid key is {path!r}"
     if first["type"] == "tuple_type":
         return f"expected a list of tables ([[{where}]]), found {first.get('input')!r}; correct it"

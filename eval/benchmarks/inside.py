@@ -22,7 +22,8 @@ from serving.loading import Loader
 from serving.metrics import Metrics
 from serving.recommender import Query, Recommender
 from serving.settings import Settings
-from serving.sources import Subject, Vectors, bought
+from serving.sources import Vectors, bought, personal
+from serving.subject import Subject
 
 
 def main(version: str) -> None:
@@ -41,7 +42,8 @@ def stages(recommender: Recommender, queries: Sequence[Query]) -> dict[str, floa
     """Return the median milliseconds of each part of an answer; ``rest`` is the whole less the parts."""
     bundle = recommender.bundle
     rows = {customer: row for row, customer in enumerate(bundle.customers[s.CUSTOMER_ID].tolist())}
-    vectors = Vectors(bundle) if bundle.manifest.policy.encoder == "fold_in" else None
+    source = personal(bundle)
+    vectors = source if isinstance(source, Vectors) else None
     parts: dict[str, list[float]] = {"feature_read": [], "encode": [], "search": [], "total": []}
     for query in queries:
         customer = query.customer_id or ""
@@ -52,7 +54,9 @@ def stages(recommender: Recommender, queries: Sequence[Query]) -> dict[str, floa
             row = rows.get(customer)
             own = bought(bundle, row, state.history)
             nothing = np.empty(0, dtype=np.int32)
-            subject = Subject(row, state.segment, state.history, nothing, own, query.at)
+            subject = Subject(
+                row, state.segment, state.history, nothing, own, query.at, features=state.row
+            )
             allowed = bundle.catalog.on_sale(query.at)
             start = perf_counter()
             vector = vectors.vector(subject)

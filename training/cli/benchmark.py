@@ -23,6 +23,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure this installation; JSON on standard output.", no_args_is_help=True)
     group.command("serving")(serving_command)
     group.command("features")(features_command)
+    group.command("accuracy")(accuracy_command)
     group.command("recovery")(recovery_command)
     group.command("world")(world_command)
     app.add_typer(group, name="benchmark")
@@ -95,6 +96,30 @@ def world_command(
     size = SCALE if scale else ONLINE_RETAIL_SIZE
     result = benchmark_world(WorldConfig.model_validate({**size, "seed": seed}), online_retail=beside)
     typer.echo(result["table"] if as_table else json.dumps(result, indent=1))
+
+
+def accuracy_command(
+    directory: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Holds train.txt and test.txt: 'user item item …' a line.")
+    ],
+    models: Annotated[
+        str, typer.Option(help="Which models, with commas.")
+    ] = "popularity,als,bpr,knn,spectral,lightfm,two_tower,blend",
+    k: Annotated[int, typer.Option(min=1, max=100, help="Cut-off.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything that is drawn.")] = 0,
+    with_two_tower: Annotated[
+        bool, typer.Option("--with-two-tower", help="Let the two-tower model take part in the blend.")
+    ] = False,
+) -> None:
+    """Measure how well the models rank on a published split; every setting is chosen on a part of train."""
+    from training.benchmarks.accuracy import accuracy
+
+    names = [name.strip() for name in models.split(",") if name.strip()]
+    with shown() as progress:
+        result = accuracy(
+            directory, models=names, k=k, seed=seed, with_two_tower=with_two_tower, progress=progress
+        )
+    typer.echo(json.dumps(result, indent=1))
 
 
 def features_command(

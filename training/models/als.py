@@ -9,22 +9,13 @@ from __future__ import annotations
 import numpy as np
 import scipy.sparse as sp
 from implicit.als import AlternatingLeastSquares
-from pydantic import Field
 from threadpoolctl import threadpool_limits
 
-from serving.encoder import Confidence
-from serving.errors import DataError
+from serving.encoders.spec import CUSTOMERS, PRODUCT_SCALE, FoldInSpec
+from serving.encoders.weights import Confidence
 from training.dataset import TrainingSet
-from training.models.base import Config, Embeddings
-
-
-class ALSConfig(Config):
-    """Settings of ``fit``."""
-
-    factors: int = Field(default=128, ge=1, le=2048)
-    regularization: float = Field(default=30.0, gt=0)
-    epochs: int = Field(default=15, ge=1)
-    confidence: Confidence = Field(default_factory=lambda: Confidence(alpha=5.0, half_life_days=45.0))
+from training.models.base import Embeddings, weight_matrix
+from training.models.configs import ALSConfig
 
 
 def confidence_matrix(
@@ -39,18 +30,8 @@ def confidence_matrix(
     DataError
         No customer has a positive event.
     """
-    known = data.customer_idx >= 0
-    weights = confidence.weights(data.kinds[known], data.age_days[known])
-    shape = (len(data.customers), len(data.catalog))
-    counts = sp.coo_matrix(
-        (weights, (data.customer_idx[known], data.product_idx[known])), shape=shape
-    ).tocsr()
-    counts.data[counts.data < 0] = 0.0
-    counts.eliminate_zeros()
-    if counts.nnz == 0:
-        raise DataError(
-            "expected events with a positive weight before the cut, found none; train on more data or set kind_weights"
-        )
+    counts = weight_matrix(data, confidence).astype(np.float64)
+    shape = counts.shape
     scale = np.ones(shape[1], dtype=np.float32)
     if confidence.degree_exponent > 0:
         exponent = confidence.degree_exponent
@@ -95,4 +76,9 @@ def fit(data: TrainingSet, config: ALSConfig, *, seed: int, threads: int = 0) ->
     customers = np.asarray(model.user_factors, dtype=np.float32)
     products[np.diff(matrix.tocsc().indptr) == 0] = 0.0  # never seen: no direction, not the random start
     customers[np.diff(matrix.indptr) == 0] = 0.0
-    return Embeddings(products, customers, scale)
+    return Embeddings(
+        products,
+        FoldInSpec(regularization=config.regularization, confidence=config.confidence),
+        matrices={CUSTOMERS: customers},
+        weights={PRODUCT_SCALE: scale},
+    )

@@ -1,0 +1,1 @@
+"""Encoders: how a customer becomes a query vector when the request arrives."""

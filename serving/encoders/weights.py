@@ -1,0 +1,99 @@
+"""How much an event says, by kind and age, and what a history says of each product.
+
+Defined once: training weighs its interactions and the service a customer's recent history with the same
+settings, so that what was fitted is what is served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from functools import cached_property
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from feature_repo import schema as s
+from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
+
+Float64 = NDArray[np.float64]
+Int32 = NDArray[np.int32]
+
+NOTHING: Final = np.empty(0, dtype=np.int32)
+_KIND_WEIGHTS: Final = {s.VIEW: 0.1, s.CLICK: 0.2, s.CART: 0.5, s.PURCHASE: 1.0, s.RETURN: -1.0}
+
+
+class EventWeights(BaseModel):
+    """How much one event says: its kind's weight, halved every ``half_life_days``.
+
+    A product that is being looked at as the request comes counts ``context_weight``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    half_life_days: float = Field(default=90.0, gt=0)
+    context_weight: float = Field(default=20.0, ge=0)
+    kind_weights: dict[str, float] = Field(default_factory=lambda: dict(_KIND_WEIGHTS))
+
+    @cached_property
+    def by_code(self) -> Float64:
+        """Weights in the order of the kind codes."""
+        weights = np.zeros(len(KIND_CODES))
+        for kind, code in KIND_CODES.items():
+            weights[code] = self.kind_weights.get(kind, 0.0)
+        return weights
+
+    def weights(self, kinds: NDArray[np.int8], age_days: Float64) -> Float64:
+        """Return the weight of each event: by kind, halved every ``half_life_days``."""
+        decay = np.power(0.5, np.maximum(age_days, 0.0) / self.half_life_days)
+        return np.asarray(self.by_code[kinds] * decay)
+
+
+class Confidence(EventWeights):
+    """The confidence of implicit ALS, by events and by how common the two ends are.
+
+    The confidence of customer u in product i is ``1 + alpha · w_ui · (d_u · d_i)^-degree_exponent · g``
+    where ``w_ui`` sums the weights of their events (never below zero), ``d`` are the weighted degrees and
+    ``g`` keeps the mean at ``alpha``.
+    """
+
+    alpha: float = Field(default=20.0, gt=0)
+    degree_exponent: float = Field(default=0.0, ge=0, le=1)
+
+
+class HistoryWeights:
+    """Sums the weights of a history by product.
+
+    Parameters
+    ----------
+    weights
+        What one event says.
+    index
+        Product id → row.
+    as_of
+        The model's own clock: ages are measured from the later of it and the last event, so that a
+        model served long after its data ended still tells recent from old.
+    """
+
+    def __init__(self, weights: EventWeights, *, index: Mapping[str, int], as_of: datetime) -> None:
+        self._weights = weights
+        self._index = index
+        self._as_of = to_micros(as_of)
+
+    def of(self, history: History, at: datetime, context: Int32 = NOTHING) -> tuple[Int32, Float64]:
+        """Return the distinct known products of history and context (ascending) and their weights, all positive."""
+        history = history.before(at)
+        codes = np.array([self._index.get(product, -1) for product in history.products], dtype=np.int32)
+        known = codes >= 0
+        if not known.any() and not len(context):
+            return NOTHING, np.empty(0)
+        latest = int(history.at[known].max(initial=self._as_of - 1)) + 1
+        ages = (min(to_micros(at), latest) - history.at[known]) / DAY_US
+        events = self._weights.weights(history.kinds[known], ages)
+        events = np.concatenate([events, np.full(len(context), self._weights.context_weight)])
+        products, place = np.unique(np.concatenate([codes[known], context]), return_inverse=True)
+        weights = np.bincount(place, weights=events, minlength=len(products))
+        positive = weights > 0
+        return products[positive].astype(np.int32), weights[positive]

@@ -1,0 +1,174 @@
+"""Two towers in torch: products by identity and description, customers by history and features.
+
+A product is the vector of its identity plus those of its category, price band, attributes and the hashed character
+n-grams of its name, brought to length one. A customer is the pooled history plus the vectors of the customer's
+features, corrected by a hidden layer; ``serving.encoders.tower`` is that tower in NumPy. Identities start from the
+spectral model's vectors, descriptions from their least-squares fit to them, so that training begins where linear
+models end and a product nobody has bought yet has a place.
+
+A step shows a random part of the history of a batch of customers and asks for the rest by softmax over the catalog:
+exact for the products of the batch, estimated for all others by uniform negatives with their logQ correction.
+
+Sources: Covington et al., "Deep neural networks for YouTube recommendations" (RecSys 2016); Yi et al.,
+"Sampling-bias-corrected neural modeling for large corpus item recommendations" (RecSys 2019); Wu et al., "On the
+effectiveness of sampled softmax loss for item recommendation" (TOIS 2024) for cosines and temperature; Volkovs et al.,
+"DropoutNet" (NeurIPS 2017) for leaving identities out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from numpy.typing import NDArray
+from sklearn.linear_model import Ridge
+
+from serving.encoders.spec import HISTORY_VECTORS, TowerSpec
+from training.dataset import TrainingSet
+from training.models import spectral, tokens
+from training.models.base import Embeddings, cores, weight_matrix
+from training.models.configs import SpectralConfig, TwoTowerConfig
+from training.models.two_tower_net import Towers
+from training.models.two_tower_steps import Examples, Judge
+
+
+def fit(data: TrainingSet, config: TwoTowerConfig, *, seed: int, threads: int = 0) -> Embeddings:
+    """Fit the two towers, stopping when held-out products are no longer ranked better.
+
+    Parameters
+    ----------
+    data
+        What was known at its ``as_of``.
+    config
+        Settings.
+    seed
+        Seed of whatever is drawn; with one thread on a CPU the same seed gives the same vectors.
+    threads
+        Threads of torch; 0 takes every core. A GPU is used, with mixed precision, where there is one.
+    """
+    with torch_threads(threads or cores()):
+        torch.manual_seed(seed)
+        generator = np.random.default_rng(seed)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        matrix = weight_matrix(data, config.weights)
+        rows = [state.row for state in data.reader.read(data.customers.ids, data.as_of)]
+        vocabulary = tokens.learn(rows, min_count=config.min_count)
+        features = tokens.matrix(rows, vocabulary)
+        description = described(data, config)
+        judge, kept = Judge.hold_out(matrix, features, generator)
+        towers = started(kept, description, features, config, seed=seed).to(device)
+        on_sale = data.catalog.on_sale(data.as_of)
+        examples = Examples(kept, features, pool=np.flatnonzero(on_sale | (np.diff(kept.tocsc().indptr) > 0)))
+        train(towers, examples, judge, config, generator)
+        return exported(towers, vocabulary_spec(config, vocabulary))
+
+
+def vocabulary_spec(config: TwoTowerConfig, vocabulary: tokens.Vocabulary) -> TowerSpec:
+    """Return the spec of the customer tower."""
+    return TowerSpec(weights=config.weights, vocabulary=vocabulary)
+
+
+def described(data: TrainingSet, config: TwoTowerConfig) -> sp.csr_matrix[np.float32]:
+    """Return the descriptions of the products (products × tokens): features, then n-grams of names."""
+    rows = tokens.product_rows(data.catalog)
+    known = tokens.matrix(rows, tokens.learn(rows, min_count=config.min_count))
+    grams = tokens.name_grams(data.catalog, config.name_buckets)
+    used = np.flatnonzero(np.diff(grams.tocsc().indptr) > 0)
+    return sp.hstack([known, grams[:, used]]).tocsr().astype(np.float32)
+
+
+def started(
+    matrix: sp.csr_matrix[np.float32],
+    description: sp.csr_matrix[np.float32],
+    features: sp.csr_matrix[np.float32],
+    config: TwoTowerConfig,
+    *,
+    seed: int,
+) -> Towers:
+    """Return towers that start from the spectral model of ``matrix`` and descriptions fitted to its vectors."""
+    settings = SpectralConfig(factors=config.factors, iterations=2, weights=config.weights)
+    values, right = spectral.decomposed(spectral.normalised(matrix, settings), settings, seed=seed)
+    linear = spectral.embeddings(matrix, values, right, settings)
+    assert linear.products is not None
+    products = np.zeros((matrix.shape[1], config.factors), dtype=np.float32)
+    products[:, : linear.products.shape[1]] = linear.products
+    history = products * linear.weights[spectral.PRODUCT_SCALE][:, None]
+    length = np.linalg.norm(products, axis=1, keepdims=True)
+    identity = products / np.maximum(length, 1e-12)
+    known = length[:, 0] > 0
+    history = history * (
+        1 / np.sqrt(config.factors) / max(float(np.sqrt((history[known] ** 2).mean())), 1e-12)
+    )
+    table = least_squares(description, identity, known)
+    return Towers(
+        identity=np.where(known[:, None], identity - description @ table, np.float32(0.0)),
+        known=known,
+        description=description,
+        table=table,
+        history=history,
+        features=features.shape[1],
+        config=config,
+    )
+
+
+def least_squares(
+    description: sp.csr_matrix[np.float32], wanted: NDArray[np.float32], known: NDArray[np.bool_]
+) -> NDArray[np.float32]:
+    """Return the (tokens, d) vectors whose sums come nearest to ``wanted`` over the known products (ridge)."""
+    if not description.shape[1] or not known.any():
+        return np.zeros((description.shape[1], wanted.shape[1]), dtype=np.float32)
+    model = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-3, max_iter=100)
+    model.fit(description[known].astype(np.float64), wanted[known].astype(np.float64))
+    return np.ascontiguousarray(model.coef_.T, dtype=np.float32)
+
+
+def train(
+    towers: Towers, examples: Examples, judge: Judge, config: TwoTowerConfig, generator: np.random.Generator
+) -> None:
+    """Train until ``patience`` epochs in a row rank held-out products no better; leave the best state."""
+    pace = config.learning_rate / np.sqrt(config.factors)
+    tables = torch.optim.SparseAdam(towers.tables(), lr=pace, betas=(0.9, 0.99))
+    layers = torch.optim.Adam(towers.layers(), lr=pace, betas=(0.9, 0.99))
+    best, state, worse = judge.score(towers), towers.copied(), 0
+    for _ in range(config.epochs):
+        for batch in examples.epoch(config, generator):
+            with towers.mixed_precision():
+                loss = towers.loss(batch)
+            tables.zero_grad(set_to_none=True)
+            layers.zero_grad(set_to_none=True)
+            loss.backward()
+            tables.step()
+            layers.step()
+        score = judge.score(towers)
+        if score > best:
+            best, state, worse = score, towers.copied(), 0
+        else:
+            worse += 1
+            if worse == config.patience:
+                break
+    towers.load_state_dict(state)
+
+
+def exported(towers: Towers, spec: TowerSpec) -> Embeddings:
+    """Return the towers as arrays."""
+    with torch.no_grad():
+        return Embeddings(
+            towers.products().float().cpu().numpy(),
+            spec,
+            matrices={HISTORY_VECTORS: towers.history.weight.float().cpu().numpy().copy()},
+            weights=towers.exported_layers(),
+        )
+
+
+@contextmanager
+def torch_threads(threads: int) -> Iterator[None]:
+    """Give torch this many threads, and what it had before when done."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

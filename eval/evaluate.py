@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from serving.recommender import PurchasedPolicy, Query, Recommender
 ALL: Final = "all"
 EXISTING: Final = "existing"
 NEW: Final = "new"
+COLD: Final = "cold"
 SLICE: Final = "slice"
 POLICIES: Final[tuple[PurchasedPolicy, ...]] = ("exclude", "allow")
 _BATCH: Final = 500
@@ -38,12 +39,14 @@ class Window:
     """The later window that judges: purchases (customer_id, product_id) in it, and those before it.
 
     ``at`` is where it begins. ``bought_before`` holds the pairs (customer_id, product_id) of earlier
-    purchases; they tell existing customers from new ones and repeats from discoveries.
+    purchases; they tell existing customers from new ones and repeats from discoveries. ``sold_before`` are the
+    products that anybody, known or not, bought earlier.
     """
 
     at: datetime
     purchases: pd.DataFrame
     bought_before: pd.DataFrame
+    sold_before: frozenset[str]
 
     @classmethod
     def cut(cls, interactions: pd.DataFrame, *, at: datetime, end: datetime) -> Window:
@@ -55,7 +58,8 @@ class Window:
             Nobody known bought anything in it.
         """
         pair = [s.CUSTOMER_ID, s.PRODUCT_ID]
-        bought = interactions[(interactions[s.KIND] == s.PURCHASE) & interactions[s.CUSTOMER_ID].notna()]
+        purchases = interactions[interactions[s.KIND] == s.PURCHASE]
+        bought = purchases[purchases[s.CUSTOMER_ID].notna()]
         inside = bought[(bought[s.AT] >= at) & (bought[s.AT] < end)]
         if inside.empty:
             raise DataError(
@@ -63,7 +67,8 @@ class Window:
                 "there is nothing to judge by: give purchases in the last weeks, or a longer horizon_days"
             )
         before = bought[bought[s.AT] < at]
-        return cls(at, inside[pair].drop_duplicates(), before[pair].drop_duplicates())
+        sold = frozenset(purchases.loc[purchases[s.AT] < at, s.PRODUCT_ID])
+        return cls(at, inside[pair].drop_duplicates(), before[pair].drop_duplicates(), sold)
 
     def truth(self, policy: PurchasedPolicy) -> pd.DataFrame:
         """Return the pairs that count: all, or those not bought before."""
@@ -73,10 +78,15 @@ class Window:
         kept: pd.DataFrame = merged.loc[merged["_merge"] == "left_only", [s.CUSTOMER_ID, s.PRODUCT_ID]]
         return kept.reset_index(drop=True)
 
+    def cold_products(self, catalog: Catalog) -> NDArray[np.bool_]:
+        """Return which products (products,) are on sale where the window begins and were never bought before."""
+        unsold = np.array([product not in self.sold_before for product in catalog.ids])
+        return np.asarray(catalog.on_sale(self.at) & unsold)
+
 
 @dataclass(frozen=True)
 class Evaluation:
-    """How one recommender did under one purchased policy.
+    """How one recommender did under one purchased policy, on all products or on the cold ones alone.
 
     ``per_customer`` has one row a judged customer (index: customer_id) with the metrics and the slice;
     ``ranked`` (customers, k) the product indices shown; ``beyond`` values over the whole list;
@@ -90,6 +100,7 @@ class Evaluation:
     ranked: NDArray[np.int32]
     beyond: Mapping[str, float]
     unseen: float
+    products: str = ALL
     sources: Mapping[str, float] = field(default_factory=dict)
 
     def rows(self, which: str = ALL) -> pd.DataFrame:
@@ -113,6 +124,7 @@ class Evaluation:
         return {
             "model": self.name,
             "purchased": self.policy,
+            "products": self.products,
             "k": self.k,
             "unseen_share": round(self.unseen, 4),
             "sources": {name: round(share, 4) for name, share in self.sources.items()},
@@ -140,7 +152,13 @@ def told(interval: Interval) -> dict[str, float]:
 
 
 def evaluate(
-    recommender: Recommender, window: Window, *, name: str, k: int, policy: PurchasedPolicy
+    recommender: Recommender,
+    window: Window,
+    *,
+    name: str,
+    k: int,
+    policy: PurchasedPolicy,
+    products: Literal["all", "cold"] = "all",
 ) -> Evaluation:
     """Ask for k products for every customer who bought in the window, and judge the answers.
 
@@ -156,23 +174,28 @@ def evaluate(
         Cut-off.
     policy
         ``exclude``: products bought before neither count nor are shown; ``allow``: everything counts.
+    products
+        ``cold``: only products that nobody bought before the window count, and only those are shown.
 
     Raises
     ------
     DataError
         Under this policy nobody has a relevant purchase.
     """
-    asked = Questions.of(window, recommender.bundle.catalog, policy)
+    catalog = recommender.bundle.catalog
+    among = window.cold_products(catalog) if products == COLD else None
+    asked = Questions.of(window, catalog, policy, among=among)
+    left_out = () if among is None else tuple(np.array(catalog.ids)[~among].tolist())
     ranked = np.full((len(asked.customers), k), -1, dtype=np.int32)
     drawn: Counter[str] = Counter()
-    for start, answers in _answers(recommender, asked.customers, window.at, k, policy):
+    question = Query(at=window.at, n=k, exclude=left_out, purchased=policy)
+    for start, answers in _answers(recommender, asked.customers, question):
         for offset, answer in enumerate(answers):
             ranked[start + offset, : len(answer.items)] = [asked.catalog.index[p] for p in answer.product_ids]
             drawn.update(item.source for item in answer.items)
     shown = drawn.total()
-    return judge(
-        asked, ranked, name=name, sources={source: count / shown for source, count in sorted(drawn.items())}
-    )
+    shares = {source: count / shown for source, count in sorted(drawn.items())}
+    return judge(asked, ranked, name=name, products=products, sources=shares)
 
 
 @dataclass(frozen=True)
@@ -189,9 +212,29 @@ class Questions:
     relevant: Relevant
 
     @classmethod
-    def of(cls, window: Window, catalog: Catalog, policy: PurchasedPolicy) -> Questions:
-        """Derive the questions of a window under a purchased policy; DataError when there are none."""
+    def of(
+        cls,
+        window: Window,
+        catalog: Catalog,
+        policy: PurchasedPolicy,
+        *,
+        among: NDArray[np.bool_] | None = None,
+    ) -> Questions:
+        """Derive the questions of a window under a purchased policy, about all products or those ``among``.
+
+        Raises
+        ------
+        DataError
+            There are none.
+        """
         truth = window.truth(policy)
+        if among is not None:
+            truth = truth[truth[s.PRODUCT_ID].isin(np.array(catalog.ids)[among])]
+            if truth.empty:
+                raise DataError(
+                    "expected purchases of products never bought before the window, found none; "
+                    "there are no cold products to judge by"
+                )
         if truth.empty:
             raise DataError(
                 f"expected purchases to judge by under purchased={policy!r}, found only repeats; "
@@ -212,7 +255,12 @@ class Questions:
 
 
 def judge(
-    asked: Questions, ranked: NDArray[np.int32], *, name: str, sources: Mapping[str, float] | None = None
+    asked: Questions,
+    ranked: NDArray[np.int32],
+    *,
+    name: str,
+    products: str = ALL,
+    sources: Mapping[str, float] | None = None,
 ) -> Evaluation:
     """Judge rankings (customers of ``asked``, k) of catalog indices, −1 where a list is shorter."""
     window, size, k = asked.window, len(asked.catalog), ranked.shape[1]
@@ -232,16 +280,17 @@ def judge(
             "gini": gini(ranked, size),
         },
         unseen=float((asked.relevant.indices >= size).mean()),
+        products=products,
         sources=dict(sources or {}),
     )
 
 
 def _answers(
-    recommender: Recommender, customers: Sequence[str], at: datetime, k: int, policy: PurchasedPolicy
+    recommender: Recommender, customers: Sequence[str], question: Query
 ) -> Iterator[tuple[int, list[Any]]]:
     for start in range(0, len(customers), _BATCH):
         chunk = customers[start : start + _BATCH]
-        queries = [Query(at=at, customer_id=customer, n=k, purchased=policy) for customer in chunk]
+        queries = [replace(question, customer_id=customer) for customer in chunk]
         yield start, recommender.recommend(queries)
 
 

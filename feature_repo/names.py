@@ -17,12 +17,15 @@ PRODUCT_ATTRIBUTES: Final = "product_attributes"
 CUSTOMER_FACTS: Final = "customer_facts"
 PRODUCT_FACTS: Final = "product_facts"
 SERVICE: Final = "recommender_v1"
+HYBRID_SERVICE: Final = "recommender_v2"
 RANKING_SERVICE: Final = "ranking_v1"
 
-#: The views of each feature service: what the recommender reads of a customer, and what a model of
-#: (customer, product) pairs reads of both. Views that the shop's tables do not fill are left out.
+#: The views of each feature service: what the recommender reads of a customer, the same with the attributes that
+#: hybrid models learn from, and what a model of (customer, product) pairs reads of both.
+#: Views that the shop's tables do not fill are left out.
 SERVICES: Final[dict[str, tuple[str, ...]]] = {
     SERVICE: (CUSTOMER_FEATURES, CUSTOMER_RECENT),
+    HYBRID_SERVICE: (CUSTOMER_FEATURES, CUSTOMER_ATTRIBUTES, CUSTOMER_RECENT),
     RANKING_SERVICE: (
         CUSTOMER_FEATURES,
         PRODUCT_FEATURES,
@@ -47,7 +50,9 @@ SEGMENT_SHARES: Final = "segment_shares"
 SEGMENT_TRENDS: Final = "segment_trends"
 
 #: Of the customer features, those that a service serves; all of them where it is not named here.
-SERVED: Final[dict[str, tuple[str, ...]]] = {SERVICE: (CATEGORY_NAMES, CATEGORY_SHARES, SEGMENT)}
+SERVED: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(
+    (SERVICE, HYBRID_SERVICE), (CATEGORY_NAMES, CATEGORY_SHARES, SEGMENT)
+)
 
 FeatureType = Literal["float", "string", "strings", "floats", "ints", "bool", "timestamp"]
 
@@ -70,3 +75,8 @@ RECENT: Final[tuple[tuple[str, FeatureType], ...]] = (
 
 #: Every view, whether or not a shop's tables fill it.
 VIEWS: Final = SERVICES[RANKING_SERVICE]
+
+
+def row_key(view: str, name: str) -> str:
+    """Return how a feature is called in the row of a customer: an attribute keeps its view, the shop chose its name."""
+    return f"{view}.{name}" if view == CUSTOMER_ATTRIBUTES else name

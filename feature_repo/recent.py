@@ -79,6 +79,11 @@ class History:
             for row in zip(self.products, kinds, self.at.tolist(), self.values.tolist(), strict=True)
         ]
 
+    def where(self, kept: NDArray[np.bool_]) -> History:
+        """Return the events whose entry in ``kept`` (events,) is true."""
+        products = tuple(p for p, keep in zip(self.products, kept.tolist(), strict=True) if keep)
+        return History(products, self.kinds[kept], self.at[kept], self.values[kept])
+
     def before(self, at: datetime) -> History:
         """Return the events strictly before ``at``."""
         if len(self) == 0 or int(self.at[-1]) < to_micros(at):

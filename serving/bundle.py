@@ -41,6 +41,7 @@ MANIFEST: Final = "manifest.json"
 GOLDEN: Final = "golden.json"
 MODEL_YAML: Final = "model.yaml"
 _SEGMENTS: Final = "segments.json"
+_STAGING: Final = ".staging-"
 _WEIGHTS: Final = "encoder.safetensors"
 _MATRIX: Final = "encoder-"
 _PURCHASED: Final = ("indptr", "products", "days", "at")
@@ -108,7 +109,7 @@ def save(bundle: Bundle, bundles: Path, *, texts: Mapping[str, str]) -> str:
         Further text files (``metrics.json``, ``MODEL_CARD.md``).
     """
     bundles.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".staging-", dir=bundles))
+    staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=bundles))
     try:
         inside = staging / "bundle"
         inside.mkdir()
@@ -133,6 +134,12 @@ def save(bundle: Bundle, bundles: Path, *, texts: Mapping[str, str]) -> str:
         shutil.rmtree(staging, ignore_errors=True)
         raise
     return version
+
+
+def sweep(bundles: Path) -> None:
+    """Remove what killed publishers left half written; call it only where nobody else publishes."""
+    for left in bundles.glob(f"{_STAGING}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def load(bundles: Path, version: str) -> Bundle:

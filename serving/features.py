@@ -7,7 +7,7 @@ needs Feast, is in ``serving.online``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -67,6 +67,10 @@ class FrameReader:
                 MappingProxyType({name: record[name] for name in slow}), History.from_row(history)
             )
         return cls(states)
+
+    def mapped(self, change: Callable[[str, CustomerState], CustomerState]) -> FrameReader:
+        """Return a reader whose states are ``change(customer_id, state)``."""
+        return FrameReader({customer: change(customer, state) for customer, state in self._states.items()})
 
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return the states; see ``FeatureReader``."""

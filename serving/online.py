@@ -61,7 +61,7 @@ class OnlineReader:
         try:
             found = self._store.get_feature_service(service)
             projections = found.feature_view_projections
-            wanted = {v.CUSTOMER_FEATURES, v.CUSTOMER_RECENT}
+            wanted = {v.CUSTOMER_FEATURES, v.CUSTOMER_ATTRIBUTES, v.CUSTOMER_RECENT}
             views = [
                 (self._store.get_feature_view(projection.name), [f.name for f in projection.features])
                 for projection in projections
@@ -123,7 +123,7 @@ class OnlineReader:
                     for name, value in (values or {}).items():
                         plain = plain_value(value)
                         if plain is not None:
-                            target[name] = plain
+                            target[v.row_key(view.name, name)] = plain
         return rows
 
     def close(self) -> None:

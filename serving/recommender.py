@@ -84,6 +84,15 @@ class Recommendations:
         return [item.product_id for item in self.items]
 
 
+@dataclass(frozen=True)
+class Search:
+    """What a query comes down to where vectors alone answer it: the best of ``vector`` (d,) but ``held_back``."""
+
+    vector: Float32
+    held_back: NDArray[np.int32]
+    source: str
+
+
 class Recommender:
     """Answers queries from a bundle and a feature reader.
 
@@ -113,7 +122,7 @@ class Recommender:
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
         """Answer each query, in order; states are read once for all queries of one instant."""
-        states = self._states(queries)
+        states = self.states(queries)
         return [self.answer(query, state) for query, state in zip(queries, states, strict=True)]
 
     def answer(self, query: Query, state: CustomerState) -> Recommendations:
@@ -134,6 +143,40 @@ class Recommender:
         items = self._fill(subject, allowed, query.n)
         return Recommendations(tuple(items), tuple(dict.fromkeys([*ignored, *unknown])))
 
+    def states(self, queries: Sequence[Query]) -> list[CustomerState]:
+        """Return what is known of each query's customer; empty states, counted, where features are unavailable."""
+        empty = CustomerState()
+        states: list[CustomerState] = [empty] * len(queries)
+        instants = {query.at for query in queries if query.customer_id is not None}
+        for at in instants:
+            asked = [i for i, query in enumerate(queries) if query.at == at and query.customer_id is not None]
+            ids = [str(queries[i].customer_id) for i in asked]
+            try:
+                read = self.features.read(ids, at)
+            except FeatureUnavailable:
+                with self._counting:
+                    self.degraded["features"] += 1
+                continue
+            for i, state in zip(asked, read, strict=True):
+                states[i] = state
+        return states
+
+    def search(self, query: Query, state: CustomerState) -> Search | None:
+        """Return the search over all products on sale that answers a query, so that many are made at once.
+
+        None wherever there is more to the answer: the query has context, exclude or filters, the model has no
+        vectors or is not asked first, it knows nothing of the customer, or products bought before are lifted.
+        """
+        plain = not (query.context or query.exclude or query.filters)
+        if not plain or not isinstance(self._personal, Vectors) or self._chain[0] is not self._personal:
+            return None
+        subject = self._subject(query, state)
+        held_back = self._held_back(query, subject)
+        policy = self.bundle.manifest.policy
+        again = subject.repeats and len(held_back) < len(subject.bought.products)
+        vector = None if again and policy.repeat_weight > 0 else self._personal.vector(subject)
+        return None if vector is None else Search(vector, held_back, f"model:{policy.model}")
+
     def score(self, customer_ids: Sequence[str], product_ids: Sequence[str], at: datetime) -> Float32:
         """Return the personal scores (customers, products); NaN for an unknown product or customer."""
         scores = np.full((len(customer_ids), len(product_ids)), np.nan, dtype=np.float32)
@@ -141,7 +184,7 @@ class Recommender:
             return scores
         known = np.array([self.bundle.catalog.index.get(product, -1) for product in product_ids])
         columns = np.flatnonzero(known >= 0)
-        states = self._states([Query(at=at, customer_id=customer) for customer in customer_ids])
+        states = self.states([Query(at=at, customer_id=customer) for customer in customer_ids])
         for row, (customer, state) in enumerate(zip(customer_ids, states, strict=True)):
             subject = self._subject(Query(at=at, customer_id=customer), state)
             own = self._personal.scores(subject, known[columns].astype(np.int32))
@@ -177,23 +220,6 @@ class Recommender:
             for product, score, source in self._drawn(popular, nobody, mask, n - len(items)):
                 items.append(self._item(product, len(items) + 1, score, source, Reason(code)))
         return Recommendations(tuple(items), tuple(ignored))
-
-    def _states(self, queries: Sequence[Query]) -> list[CustomerState]:
-        empty = CustomerState()
-        states: list[CustomerState] = [empty] * len(queries)
-        instants = {query.at for query in queries if query.customer_id is not None}
-        for at in instants:
-            asked = [i for i, query in enumerate(queries) if query.at == at and query.customer_id is not None]
-            ids = [str(queries[i].customer_id) for i in asked]
-            try:
-                read = self.features.read(ids, at)
-            except FeatureUnavailable:
-                with self._counting:
-                    self.degraded["features"] += 1
-                continue
-            for i, state in zip(asked, read, strict=True):
-                states[i] = state
-        return states
 
     def _subject(self, query: Query, state: CustomerState, context: NDArray[np.int32] = _NOTHING) -> Subject:
         row = None if query.customer_id is None else self._rows.get(query.customer_id)

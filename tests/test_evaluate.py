@@ -44,7 +44,8 @@ def window(pairs: dict[str, list[int]], before: dict[str, list[int]] | None = No
         rows = [(customer, f"p{product:03d}") for customer, products in held.items() for product in products]
         return pd.DataFrame(rows, columns=[s.CUSTOMER_ID, s.PRODUCT_ID])
 
-    return Window(AS_OF + timedelta(hours=1), frame(pairs), frame(before or {}))
+    earlier = frame(before or {})
+    return Window(AS_OF + timedelta(hours=1), frame(pairs), earlier, frozenset(earlier[s.PRODUCT_ID]))
 
 
 def judged(bundle: Bundle, held: Window, **options: object) -> Evaluation:

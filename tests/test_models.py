@@ -253,8 +253,8 @@ def test_unseen_products_without_a_description_have_no_direction(name: str) -> N
     data = checkerboard()
     never = data.product_idx != 3
     fewer = copy.copy(data)
-    for name in ("customer_idx", "product_idx", "kinds", "at"):
-        object.__setattr__(fewer, name, getattr(data, name)[never])
+    for part in ("customer_idx", "product_idx", "kinds", "at"):
+        object.__setattr__(fewer, part, getattr(data, part)[never])
     fit = embeddings(name, fewer)
     assert fit.products is not None
     assert not fit.products[3].any()

@@ -7,9 +7,11 @@ refitted on all data and published.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from eval.evaluate import POLICIES, Evaluation, Window, comparison, evaluate
 from eval.metrics import NDCG
@@ -29,12 +31,13 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Backtest:
-    """The judged recipes of one window, by purchased policy."""
+    """The judged recipes of one window: by purchased policy, and on products that nobody had bought before."""
 
     at: datetime
     end: datetime
     evaluations: dict[PurchasedPolicy, list[Evaluation]]
     recipes: tuple[Recipe, ...]
+    cold_products: list[Evaluation] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Return every result and each model's comparison with the stronger baseline."""
@@ -42,7 +45,9 @@ class Backtest:
         return {
             "train_before": self.at.isoformat(),
             "judged_until": self.end.isoformat(),
-            "results": [e.to_json() for listed in self.evaluations.values() for e in listed],
+            "results": [
+                e.to_json() for listed in (*self.evaluations.values(), self.cold_products) for e in listed
+            ],
             "against_stronger_baseline": [
                 {"purchased": policy, "metric": metric, **difference}
                 for policy, listed in self.evaluations.items()
@@ -75,9 +80,13 @@ def backtest(
 ) -> Backtest:
     """Fit each recipe on what was known where the test window begins; judge it on that window."""
     at, end = split.validation_end, split.test_end
-    data = TrainingSet.load(tables, store, at)
     interactions = tables.frame(s.INTERACTIONS, [s.CUSTOMER_ID, s.PRODUCT_ID, s.AT, s.KIND])
     window = Window.cut(interactions, at=at, end=end)
+    data = TrainingSet.load(tables, store, at, also=window.purchases[s.CUSTOMER_ID].unique().tolist())
+    has_cold = window.truth("exclude")[s.PRODUCT_ID].isin(
+        np.array(data.catalog.ids)[window.cold_products(data.catalog)]
+    )
+    cold: list[Evaluation] = []
     evaluations: dict[PurchasedPolicy, list[Evaluation]] = {policy: [] for policy in POLICIES}
     for number, recipe in enumerate(recipes, start=1):
         bundle = assemble(recipe, data, seed=seed, threads=threads, tables_hash="", now=now)
@@ -85,10 +94,14 @@ def backtest(
         for policy, listed in evaluations.items():
             if len(window.truth(policy)):
                 listed.append(evaluate(recommender, window, name=recipe.name, k=k, policy=policy))
+        if has_cold.any():
+            cold.append(
+                evaluate(recommender, window, name=recipe.name, k=k, policy="exclude", products="cold")
+            )
         if progress is not None:
             progress(f"backtest {recipe.name}", number, len(recipes))
     kept = {policy: listed for policy, listed in evaluations.items() if listed}
-    return Backtest(at, end, kept, tuple(recipes))
+    return Backtest(at, end, kept, tuple(recipes), cold)
 
 
 def gate(result: Backtest, champion: Recipe | None) -> Verdict:

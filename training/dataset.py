@@ -95,8 +95,12 @@ class TrainingSet:
         return np.asarray(self.kinds == KIND_CODES[s.PURCHASE])
 
     @classmethod
-    def load(cls, tables: Tables, store: FeatureStore, as_of: datetime) -> TrainingSet:
+    def load(
+        cls, tables: Tables, store: FeatureStore, as_of: datetime, *, also: Sequence[str] = ()
+    ) -> TrainingSet:
         """Load what was known at ``as_of`` and join customer states for that instant.
+
+        The reader knows the customers ``also`` too, who may have features and no interaction yet.
 
         Raises
         ------
@@ -121,7 +125,9 @@ class TrainingSet:
             product_idx=IdMap(tuple(catalog.ids)).encode(rows[s.PRODUCT_ID]),
             kinds=rows[s.KIND].map(KIND_CODES).to_numpy().astype(np.int8),
             at=rows[s.AT].dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64),
-            reader=FrameReader.from_frame(customer_states(store, customers.ids, as_of)),
+            reader=FrameReader.from_frame(
+                customer_states(store, IdMap.of([*customers.ids, *also]).ids, as_of)
+            ),
         )
 
 
@@ -172,14 +178,14 @@ def repurchase_days(rows: pd.DataFrame) -> pd.Series[float]:
 
 
 def customer_states(store: FeatureStore, customer_ids: Sequence[str], at: datetime) -> pd.DataFrame:
-    """Return slow features and recent history of each customer as known at ``at``, in order.
+    """Return slow features, attributes and recent history of each customer as known at ``at``, in order.
 
     Missing features hold the declared defaults, as they do online.
     """
     keys = pd.DataFrame({s.CUSTOMER_ID: list(customer_ids)})
     keys[s.EVENT_TIMESTAMP] = pd.Timestamp(at)
-    rows = point_in_time(keys, feast_join(store, v.SERVICE))
-    rows = rows.rename(columns=lambda name: str(name).split("__", 1)[-1])
+    rows = point_in_time(keys, feast_join(store, v.HYBRID_SERVICE))
+    rows = rows.rename(columns=lambda name: v.row_key(*name.split("__", 1)) if "__" in name else name)
     for name, default in served_defaults().items():
         absent = rows[name].isna()
         if absent.any() and not isinstance(default, list):

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
+from feature_repo import names as v
 from serving.errors import ConfigError
 from training.models.configs import (
     ALSConfig,
@@ -25,7 +26,7 @@ from training.models.configs import (
     SpectralConfig,
     TwoTowerConfig,
 )
-from training.models.registry import ModelName
+from training.models.registry import HYBRIDS, ModelName
 
 
 class Recipe(Config):
@@ -46,6 +47,12 @@ class Recipe(Config):
     lightfm: LightFMConfig = Field(default_factory=LightFMConfig)
     two_tower: TwoTowerConfig = Field(default_factory=TwoTowerConfig)
     blend: BlendConfig = Field(default_factory=BlendConfig)
+
+    @property
+    def service(self) -> str:
+        """The feature service that the model asks for: hybrids read customers' attributes too."""
+        models = self.blend.weights if self.model == "blend" else (self.model,)
+        return v.HYBRID_SERVICE if set(models) & set(HYBRIDS) else v.SERVICE
 
     @field_validator("popularity_days", mode="before")
     @classmethod
@@ -73,10 +80,13 @@ class TrainConfig(Config):
 
     @classmethod
     def default(cls) -> TrainConfig:
-        """Return the configuration that ships with the project."""
-        return cls.parse(
-            resources.files("training").joinpath("configs/default.toml").read_text(), "default.toml"
-        )
+        """Return the configuration that is used when no other is given."""
+        return cls.shipped("default.toml")
+
+    @classmethod
+    def shipped(cls, name: str) -> TrainConfig:
+        """Return a configuration that ships with the project: ``default.toml`` or ``all.toml``."""
+        return cls.parse(resources.files("training").joinpath(f"configs/{name}").read_text(), name)
 
     @classmethod
     def read(cls, path: Path) -> TrainConfig:

@@ -18,7 +18,7 @@ from feature_repo.build import EngineOf, FeatureSet, build
 from feature_repo.engine import DuckDBEngine
 from feature_repo.features import schema_hash
 from feature_repo.tables import Tables
-from serving.bundle import verify
+from serving.bundle import sweep, verify
 from serving.errors import ConfigError, DataError, NextbestError
 from serving.live import Live
 from serving.settings import Settings
@@ -135,6 +135,7 @@ def train(
     NextbestError
         The data, the configuration or the resulting bundle is not sound; what was live stays live.
     """
+    sweep(settings.bundles)
     with Tables.open(directory) as tables:
         features = current_features(settings, tables, progress)
         store = feature_store.open_store(settings.store)

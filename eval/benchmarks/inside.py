@@ -54,9 +54,7 @@ def stages(recommender: Recommender, queries: Sequence[Query]) -> dict[str, floa
             row = rows.get(customer)
             own = bought(bundle, row, state.history)
             nothing = np.empty(0, dtype=np.int32)
-            subject = Subject(
-                row, state.segment, state.history, nothing, own, query.at, features=state.row
-            )
+            subject = Subject(row, state.segment, state.history, nothing, own, query.at, features=state.row)
             allowed = bundle.catalog.on_sale(query.at)
             start = perf_counter()
             vector = vectors.vector(subject)

@@ -53,6 +53,8 @@ class FoldIn:
         self._scale = product_scale
         self._history = history
         self._fallback = None if customers is None else Lookup(customers)
+        # what training never saw has no vector, and with degrees no confidence: it tells nothing apart
+        self._speaks = np.asarray(vectors.any(axis=1) & (product_scale > 0))
         wide = np.asarray(vectors, dtype=np.float64)
         gram = wide.T @ wide + regularization * np.eye(wide.shape[1])
         self._inverse = np.asarray(np.linalg.inv(gram), dtype=np.float64)
@@ -60,6 +62,8 @@ class FoldIn:
     def encode(self, subject: Subject) -> Float32 | None:
         """Return the (d,) vector of what the customer did and looks at now, else the fitted one, else None."""
         products, weights = self._history.of(subject.history, subject.at, subject.context)
+        speaks = self._speaks[products]
+        products, weights = products[speaks], weights[speaks]
         if len(products) == 0:
             return None if self._fallback is None else self._fallback.encode(subject)
         return self.solve(products, self.confidences(products, weights)).astype(np.float32)

@@ -40,7 +40,7 @@ class FeatureSum:
     Parameters
     ----------
     customers
-        (customers, d) vectors of the identities alone.
+        (customers, d) vectors of the identities alone; rows of zeros belong to customers of whom nothing was learnt.
     features
         (vocabulary, d) vectors of the features.
     constant
@@ -52,16 +52,16 @@ class FeatureSum:
     def __init__(
         self, customers: Float32, *, features: Float32, constant: Float32, vocabulary: Vocabulary
     ) -> None:
-        self._customers = customers
+        self._own = Lookup(customers)
         self._features = features
         self._constant = constant
         self._vocabulary = vocabulary
 
     def encode(self, subject: Subject) -> Float32 | None:
         """Return the (d,) vector, or None for a customer with neither an own vector nor a known feature."""
-        places, shares = self._vocabulary.places(subject.features)
-        own = None if subject.row is None else self._customers[subject.row]
+        places = self._vocabulary.places(subject.features)
+        own = self._own.encode(subject)
         if own is None and not len(places):
             return None
-        vector = self._constant + shares @ self._features[places]
+        vector = self._constant + self._features[places].sum(axis=0)
         return np.asarray(vector if own is None else vector + own, dtype=np.float32)

@@ -114,13 +114,17 @@ EncoderSpec = Annotated[VectorSpec | NeighboursSpec | RepeatsSpec, Field(discrim
 
 @dataclass(frozen=True)
 class Parts:
-    """What an encoder is made from: product vectors (products, d), arrays by name, ids and the model's clock."""
+    """What an encoder is made from: product vectors (products, d), arrays by name, ids and the model's clock.
+
+    ``lead`` stands before the names in the bundle: those of a block begin with its own.
+    """
 
     vectors: Float32
     matrices: Arrays
     weights: Arrays
     index: Mapping[str, int]
     as_of: datetime
+    lead: str = ""
 
     def array(self, name: str) -> NDArray[Any]:
         """Return an array by name.
@@ -132,7 +136,7 @@ class Parts:
         """
         found = self.matrices.get(name, self.weights.get(name))
         if found is None:
-            raise BundleError(f"expected the encoder's array {name!r}, found none; publish anew")
+            raise BundleError(f"expected the encoder's array {self.lead + name!r}, found none; publish anew")
         return found
 
     def block(self, spec: BlockSpec) -> Parts:
@@ -143,6 +147,7 @@ class Parts:
             vectors=self.vectors[:, spec.start : spec.stop],
             matrices={n[len(lead) :]: a for n, a in self.matrices.items() if n.startswith(lead)},
             weights={n[len(lead) :]: a for n, a in self.weights.items() if n.startswith(lead)},
+            lead=self.lead + lead,
         )
 
 

@@ -1,9 +1,10 @@
 """The customer tower in NumPy: what a trained two-tower model does with one customer when a request arrives.
 
 The recent history is pooled by the weights of its events and brought to length one, the vectors of the
-customer's features are added, a linear map and a hidden layer correct the sum, and the result is brought to length
-``scale``: products have length one, so scores are cosines times ``scale``, plus each product's bias. Training does the
-same in torch; a test keeps the two equal.
+customer's features are added, a linear map and a hidden layer correct the sum, and the result is shortened to length
+one where it is longer: of whom little is known, little is claimed. Times ``scale`` it meets products of length one,
+and each product's bias is added. Training does the same in torch; a test keeps the two equal. Customers without a
+history get what is bought of late, leaning to what customers with such features like.
 
 Source: Covington et al., "Deep neural networks for YouTube recommendations" (RecSys 2016), §3: the average of
 embedded history beside features of the customer.
@@ -23,10 +24,15 @@ from serving.errors import BundleError
 from serving.subject import Subject
 
 Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
 EPSILON: Final = 1e-12
 
+#: A product has one bias for customers with a history and one for those without; a customer's vector picks one.
+BIASES: Final = 2
+
 #: The tower's arrays by name: vectors of feature tokens (vocabulary, d), the linear map (d, d), the hidden
-#: layer (h, d) and (h,), the correction (d, h) and (d,), and the length of the result ().
+#: layer (h, d) and (h,), the correction (d, h) and (d,), the length of the result (), and what features say of
+#: customers without a history (vocabulary, d).
 LAYERS: Final = (
     "features",
     "mix.weight",
@@ -35,6 +41,7 @@ LAYERS: Final = (
     "output.weight",
     "output.bias",
     "scale",
+    "newcomers",
 )
 
 
@@ -70,20 +77,27 @@ class Tower:
         self._history = history
 
     def encode(self, subject: Subject) -> Float32 | None:
-        """Return the (d + 1,) vector, or None for somebody without known history and features."""
+        """Return the (d + 2,) vector, or None for somebody without known history and features."""
         products, weights = self._history.of(subject.history, subject.at, subject.context)
-        places, shares = self._vocabulary.places(subject.features)
+        places = self._vocabulary.places(subject.features)
         if not len(products) and not len(places):
             return None
+        if not len(products):
+            return self.newcomer(places)
         pooled = weights.astype(np.float32) @ self._history_vectors[products]
         pooled = pooled / max(float(np.linalg.norm(pooled)), EPSILON)
-        return self.forward(pooled + shares @ self._layers["features"][places])
+        return self.forward(pooled + self._layers["features"][places].sum(axis=0))
 
     def forward(self, known: Float32) -> Float32:
-        """Return the (d + 1,) vector of what is known of a customer (d,); the last entry meets the products' biases."""
+        """Return the (d + 2,) vector of a customer of whom (d,) is known; the last two pick the products' bias."""
         layers = self._layers
         hidden = np.maximum(layers["hidden.weight"] @ known + layers["hidden.bias"], 0.0)
         corrected = layers["mix.weight"] @ known + layers["output.weight"] @ hidden + layers["output.bias"]
-        length = max(float(np.linalg.norm(corrected)), EPSILON)
-        unit = corrected * (layers["scale"] / np.float32(length))
-        return np.append(unit, np.float32(1.0)).astype(np.float32)
+        length = max(float(np.linalg.norm(corrected)), 1.0)
+        return np.append(corrected * (layers["scale"] / np.float32(length)), [1.0, 0.0]).astype(np.float32)
+
+    def newcomer(self, places: Int32) -> Float32:
+        """Return the (d + 2,) vector of a customer without a history who has these features."""
+        likely = self._layers["newcomers"][places].sum(axis=0)
+        length = max(float(np.linalg.norm(likely)) / float(self._layers["scale"]), 1.0)
+        return np.append(likely / np.float32(length), [0.0, 1.0]).astype(np.float32)

@@ -1,7 +1,7 @@
 """From a row of features to named tokens and their places in a table of vectors.
 
-Text and truth values become ``name=value``, lists of names with shares ``name=value`` with the share, numbers
-the band they lie in. Values that training never saw have no place.
+Text and truth values become ``name=value``, numbers the band they lie in; lists say nothing here. Values that
+training never saw have no place.
 """
 
 from __future__ import annotations
@@ -16,13 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from feature_repo import names as v
-
-Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
-
-#: Lists of names and the lists of their shares.
-_LISTS = {v.CATEGORY_NAMES: v.CATEGORY_SHARES}
 
 
 class Vocabulary(BaseModel):
@@ -38,29 +32,19 @@ class Vocabulary(BaseModel):
         """Token → place."""
         return {token: place for place, token in enumerate(self.tokens)}
 
-    def places(self, row: Mapping[str, Any]) -> tuple[Int32, Float32]:
-        """Return the places (m,) of the known tokens of a row and their shares (m,)."""
-        found = [
-            (place, share)
-            for token, share in tokens(row, self.edges)
-            if (place := self.index.get(token)) is not None
-        ]
-        return (
-            np.array([place for place, _ in found], dtype=np.int32),
-            np.array([share for _, share in found], dtype=np.float32),
-        )
+    def places(self, row: Mapping[str, Any]) -> Int32:
+        """Return the places (m,) of the known tokens of a row."""
+        known = (self.index.get(token, -1) for token in tokens(row, self.edges))
+        return np.array([place for place in known if place >= 0], dtype=np.int32)
 
 
-def tokens(row: Mapping[str, Any], edges: Mapping[str, tuple[float, ...]]) -> Iterator[tuple[str, float]]:
-    """Yield (token, share) of each feature of a row that says something; numbers only where they have bands."""
+def tokens(row: Mapping[str, Any], edges: Mapping[str, tuple[float, ...]]) -> Iterator[str]:
+    """Yield the token of each feature of a row that says something; numbers only where they have bands."""
     for name, value in row.items():
-        if name in _LISTS:
-            for one, share in zip(value, row.get(_LISTS[name]) or (), strict=False):
-                yield f"{name}={one}", float(share)
-        elif isinstance(value, str):
+        if isinstance(value, str):
             if value:
-                yield f"{name}={value}", 1.0
+                yield f"{name}={value}"
         elif isinstance(value, bool | np.bool_):
-            yield f"{name}={bool(value)}", 1.0
+            yield f"{name}={bool(value)}"
         elif isinstance(value, int | float | np.number) and name in edges and math.isfinite(value):
-            yield f"{name}#{bisect_right(edges[name], float(value))}", 1.0
+            yield f"{name}#{bisect_right(edges[name], float(value))}"

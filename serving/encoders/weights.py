@@ -94,6 +94,6 @@ class HistoryWeights:
         events = self._weights.weights(history.kinds[known], ages)
         events = np.concatenate([events, np.full(len(context), self._weights.context_weight)])
         products, place = np.unique(np.concatenate([codes[known], context]), return_inverse=True)
-        weights = np.bincount(place, weights=events, minlength=len(products))
+        weights = np.bincount(place, weights=events, minlength=len(products)).astype(np.float64, copy=False)
         positive = weights > 0
         return products[positive].astype(np.int32), weights[positive]

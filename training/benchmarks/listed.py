@@ -32,7 +32,7 @@ _AT: Final = to_micros(AS_OF - timedelta(days=1))
 
 @dataclass(frozen=True)
 class Listed:
-    """Train and test as 0/1 matrices (customers × products) over the same customers and products, in order of number."""
+    """Train and test as 0/1 matrices (customers × products) over the same customers and products, by number."""
 
     train: Matrix
     test: Matrix
@@ -57,7 +57,7 @@ class Listed:
         return cls(*(_matrix(part, len(users), len(items)) for part in compact))
 
     def validation(self, *, share: float = 0.2, seed: int = 0) -> Listed:
-        """Return train cut in two: a ``share`` of each customer's products, at least one, is the test.
+        """Return train cut in two: a ``share`` of each customer's products is the test, at least one and never all.
 
         The files do not say how their test part was cut, so half of the customers lose single products at random,
         the other half a group of like ones, as if a whole later visit were still to come: a product of theirs drawn
@@ -77,7 +77,7 @@ class Listed:
         rank[np.lexsort((draw, row))] = np.arange(self.train.nnz)
         rank -= self.train.indptr[row]
         length = np.diff(self.train.indptr)[row]
-        out = (rank < np.maximum(np.round(length * share), 1)) & (length > 1)
+        out = rank < np.minimum(np.maximum(np.round(length * share), 1), length - 1)
         parts = [
             np.column_stack([row[mask], self.train.indices[mask]]).astype(np.int64) for mask in (~out, out)
         ]

@@ -24,6 +24,8 @@ def register(app: typer.Typer) -> None:
     group.command("serving")(serving_command)
     group.command("features")(features_command)
     group.command("accuracy")(accuracy_command)
+    group.command("cold")(cold_command)
+    group.command("scoring")(scoring_command)
     group.command("recovery")(recovery_command)
     group.command("world")(world_command)
     app.add_typer(group, name="benchmark")
@@ -98,6 +100,38 @@ def world_command(
     typer.echo(result["table"] if as_table else json.dumps(result, indent=1))
 
 
+def cold_command(
+    directory: Annotated[Path, typer.Argument(metavar="TABLES", help="Directory with the tables.")],
+    config: Annotated[
+        Path | None, typer.Option(metavar="F.toml", help="Recipes; default: every model.")
+    ] = None,
+    share: Annotated[
+        float, typer.Option(min=0.01, max=0.9, help="Of products, and of customers, that are held out.")
+    ] = 0.25,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of what is held out.")] = 0,
+    ago_days: Annotated[
+        int, typer.Option("--ago-days", min=0, help="Judge on a window that ended so long before the last.")
+    ] = 0,
+) -> None:
+    """Measure how well models serve customers and products that they have never seen."""
+    from training.benchmarks.cold import cold
+    from training.recipe import TrainConfig
+
+    chosen = TrainConfig.read(config) if config else TrainConfig.shipped("all.toml")
+    with shown() as progress:
+        result = cold(
+            Settings.load(),
+            directory,
+            chosen,
+            share=share,
+            seed=seed,
+            now=datetime.now(UTC),
+            ago_days=ago_days,
+            progress=progress,
+        )
+    typer.echo(json.dumps(result, indent=1))
+
+
 def accuracy_command(
     directory: Annotated[
         Path, typer.Argument(metavar="DIR", help="Holds train.txt and test.txt: 'user item item …' a line.")
@@ -118,6 +152,28 @@ def accuracy_command(
     with shown() as progress:
         result = accuracy(
             directory, models=names, k=k, seed=seed, with_two_tower=with_two_tower, progress=progress
+        )
+    typer.echo(json.dumps(result, indent=1))
+
+
+def scoring_command(
+    customers: Annotated[int, typer.Option(min=1, max=10_000_000, help="Customers ranked for.")] = 30_000,
+    products: Annotated[int, typer.Option(min=100, max=1_000_000, help="Products ranked.")] = 40_000,
+    factors: Annotated[int, typer.Option(min=1, max=4096, help="Dimensions of the vectors.")] = 128,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="How often the sides take turns.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the vectors and purchases.")] = 0,
+) -> None:
+    """Measure the top 20 of all customers beside a plain matrix product and beside implicit, on random vectors."""
+    from training.benchmarks.scoring import scoring
+
+    with shown() as progress:
+        result = scoring(
+            customers=customers,
+            products=products,
+            factors=factors,
+            rounds=rounds,
+            seed=seed,
+            progress=progress,
         )
     typer.echo(json.dumps(result, indent=1))
 

@@ -1,20 +1,22 @@
-"""``nextbest recommend CUSTOMER_ID``: one answer in the terminal, from what is live."""
+"""``nextbest recommend``: one answer in the terminal, or everybody's as Parquet, from what is live."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, cast, get_args
 
 import typer
 
 from feature_repo.store import open_store
-from serving import golden
+from serving import batch, golden
 from serving.bundle import load
 from serving.errors import ConfigError
 from serving.live import Live
-from serving.recommender import MAX_N, Query, Recommender, described
+from serving.recommender import MAX_N, PurchasedPolicy, Query, Recommender, described
 from serving.settings import Settings
+from training.cli.progress import shown
 from training.cli.tables import answer, console
 
 
@@ -24,21 +26,52 @@ def register(app: typer.Typer) -> None:
 
 
 def recommend_command(
-    customer_id: Annotated[str, typer.Argument(metavar="CUSTOMER_ID")],
+    customer_id: Annotated[str | None, typer.Argument(metavar="CUSTOMER_ID")] = None,
     n: Annotated[int, typer.Option("-n", min=1, max=MAX_N, help="How many products.")] = 10,
     purchased: Annotated[
         str, typer.Option(help="exclude, allow or due: products bought before.")
     ] = "exclude",
+    everybody: Annotated[
+        bool, typer.Option("--all", help="Every customer of the live bundle, as Parquet files in --to.")
+    ] = False,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Where --all writes its files; new, empty, or a former result to replace."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Show what the live bundle recommends to one customer."""
-    if purchased not in ("exclude", "allow", "due"):
-        raise ConfigError(f"expected --purchased exclude, allow or due, found {purchased!r}; choose one")
-    if not customer_id.strip():
-        raise ConfigError("expected a CUSTOMER_ID, found nothing; name one")
-    settings = Settings.load()
-    recommender = open_live(settings)
-    query = Query(at=datetime.now(UTC), customer_id=customer_id, n=n, purchased=purchased)  # type: ignore[arg-type]
+    """Show what the live bundle recommends to one customer, or write it for all."""
+    policy = _policy(purchased)
+    if everybody:
+        if customer_id is not None:
+            raise ConfigError(
+                f"expected a CUSTOMER_ID or --all, found {customer_id!r} and --all; leave out one"
+            )
+        if to is None:
+            raise ConfigError("expected --to DIR with --all, found none; name the directory to write")
+        _write_all(to, n, policy, as_json=as_json)
+        return
+    if to is not None:
+        raise ConfigError(f"expected --all with --to, found only --to {to}; add --all or leave out --to")
+    if customer_id is None or not customer_id.strip():
+        raise ConfigError(
+            "expected a CUSTOMER_ID or --all, found nothing; name a customer, or add --all --to DIR"
+        )
+    _show_one(customer_id, n, policy, as_json=as_json)
+
+
+def _policy(purchased: str) -> PurchasedPolicy:
+    for policy in get_args(PurchasedPolicy):
+        if purchased == policy:
+            return cast(PurchasedPolicy, policy)
+    raise ConfigError(f"expected --purchased exclude, allow or due, found {purchased!r}; choose one")
+
+
+def _show_one(customer_id: str, n: int, purchased: PurchasedPolicy, *, as_json: bool) -> None:
+    recommender = open_live(Settings.load())
+    query = Query(at=datetime.now(UTC), customer_id=customer_id, n=n, purchased=purchased)
     result = recommender.recommend([query])[0]
     if recommender.degraded:
         typer.echo("warning: the online store did not answer; shown without recent history", err=True)
@@ -50,6 +83,27 @@ def recommend_command(
     screen = console()
     screen.print(f"{customer_id}, by {recommender.bundle.tag}", markup=False)
     screen.print(answer(items) if items else "nothing on sale passes: try --purchased allow")
+
+
+def _write_all(directory: Path, n: int, purchased: PurchasedPolicy, *, as_json: bool) -> None:
+    recommender = open_live(Settings.load())
+    with shown(quiet=as_json) as progress:
+        summary = batch.write(
+            recommender, directory, at=datetime.now(UTC), n=n, purchased=purchased, progress=progress
+        )
+    if summary.without_features:
+        typer.echo(
+            f"warning: the online store did not answer for {summary.without_features:,} customers; "
+            "theirs are without recent history",
+            err=True,
+        )
+    if as_json:
+        typer.echo(json.dumps(summary.to_json()))
+        return
+    typer.echo(
+        f"{summary.customers:,} customers, {summary.rows:,} recommendations by {summary.bundle} "
+        f"in {directory}/part-*.parquet ({summary.seconds:.1f} s); {batch.SUMMARY} tells how they were made"
+    )
 
 
 def open_live(settings: Settings) -> Recommender:

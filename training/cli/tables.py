@@ -27,17 +27,19 @@ def leaderboard(backtest: dict[str, Any]) -> Table:
         title_justify="left",
     )
     table.add_column("purchased")
+    table.add_column("products")
     table.add_column("model")
     for column in (f"recall@{k}", f"NDCG@{k}", f"MRR@{k}", "NDCG existing", "NDCG new", "coverage"):
         table.add_column(column, justify="right")
     last = None
     for result in backtest["results"]:
-        if last not in (None, result["purchased"]):
+        part = (result["purchased"], result["products"])
+        if last not in (None, part):
             table.add_section()
-        last = result["purchased"]
+        last = part
         slices = result["slices"]
         table.add_row(
-            result["purchased"],
+            *part,
             result["model"],
             *(_interval(slices[ALL].get(metric)) for metric in ("recall", "ndcg", "mrr")),
             *(_mean(slices[which].get("ndcg")) for which in (EXISTING, NEW)),

@@ -7,13 +7,15 @@ see ``serving.encoders.blend``. Models without vectors (neighbours) cannot take 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from serving.encoders import spec as e
 from serving.encoders.blend import covariance
 from serving.errors import ConfigError
-from training.models.base import Embeddings
+from training.models.base import Embeddings, Float32
 
 
 def blend(parts: Mapping[str, Embeddings], weights: Mapping[str, float]) -> Embeddings:
@@ -24,7 +26,11 @@ def blend(parts: Mapping[str, Embeddings], weights: Mapping[str, float]) -> Embe
     ConfigError
         A model has no vectors.
     """
-    blocks, vectors, matrices, small, start = [], [], {}, {}, 0
+    blocks: list[e.BlockSpec] = []
+    vectors: list[Float32] = []
+    matrices: dict[str, NDArray[Any]] = {}
+    small: dict[str, NDArray[Any]] = {}
+    start = 0
     for name, weight in weights.items():
         part = parts[name]
         if part.products is None or isinstance(part.encoder, e.BlendSpec | e.NeighboursSpec | e.RepeatsSpec):

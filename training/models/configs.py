@@ -58,7 +58,7 @@ class SpectralConfig(Config):
 
 
 class LightFMConfig(Config):
-    """Settings of ``fit``; features of fewer than ``min_count`` customers or products are left out."""
+    """Settings of LightFM; features of fewer than ``min_count`` customers or products are left out."""
 
     factors: int = Field(default=64, ge=1, le=1024)
     learning_rate: float = Field(default=0.05, gt=0)
@@ -93,7 +93,7 @@ class TwoTowerConfig(Config):
     factors: int = Field(default=256, ge=2, le=2048)
     learning_rate: float = Field(default=0.02, gt=0)
     epochs: int = Field(default=30, ge=1)
-    patience: int = Field(default=3, ge=1)
+    patience: int = Field(default=6, ge=1)
     batch_size: int = Field(default=512, ge=2)
     negatives: int = Field(default=4096, ge=1)
     temperature: float = Field(default=0.1, gt=0)

@@ -8,6 +8,8 @@ Sources: Sarwar et al., "Item-based collaborative filtering recommendation algor
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import scipy.sparse as sp
 from implicit.nearest_neighbours import all_pairs_knn, bm25_weight, normalize, tfidf_weight
@@ -35,17 +37,20 @@ def fit(data: TrainingSet, config: KNNConfig, *, seed: int, threads: int = 0) ->
     """
     matrix = weight_matrix(data, config.weights)
     by_customer, by_product = degrees(matrix)
-    weighted = matrix.T.tocsr()
+    weighted: sp.csr_matrix[Any] = matrix.T.tocsr()
     match config.similarity:
         case "cosine":
             weighted = normalize(weighted)
         case "tfidf":
-            weighted = normalize(tfidf_weight(weighted))
+            weighted = tfidf_weight(weighted)
+            weighted.eliminate_zeros()  # whoever took all products but one says nothing: log 1; no length, no 0 / 0
+            weighted = normalize(weighted)
         case "bm25":
             weighted = bm25_weight(weighted, config.k1, config.b)
         case "linear":
             left = sp.diags(powers(by_product, -config.product_exponent))
-            weighted = left @ weighted @ sp.diags(powers(by_customer, -config.customer_exponent))
+            right = sp.diags(powers(by_customer, -config.customer_exponent))
+            weighted = (left @ weighted @ right).tocsr()
     kept = min(config.neighbours, matrix.shape[1])
     customers = sp.csr_matrix(weighted.T, dtype=np.float64)
     near = all_pairs_knn(customers, kept, num_threads=threads, show_progress=False).tocsr()

@@ -40,7 +40,7 @@ def fit(data: TrainingSet, config: LightFMConfig, *, seed: int, threads: int = 0
     """
     matrix = weight_matrix(data, config.weights)
     by_customer, by_product = degrees(matrix)
-    rows = [state.row for state in data.reader.read(data.customers.ids, data.as_of)]
+    rows = tokens.customer_rows(data)
     vocabulary = tokens.learn(rows, min_count=config.min_count)
     described = tokens.product_rows(data.catalog)
     product_vocabulary = tokens.learn(described, min_count=config.min_count)
@@ -65,7 +65,7 @@ def with_identity(
 ) -> sp.csr_matrix[np.float32]:
     """Put an identity before the features of the rows that are known; others would stay at their random start."""
     identity = sp.diags(known.astype(np.float32))
-    joined = sp.hstack([identity, features]).tocsr().astype(np.float32)
+    joined = sp.csr_matrix(sp.hstack([identity, features]), dtype=np.float32)
     joined.eliminate_zeros()
     return joined
 

@@ -19,6 +19,9 @@ BaselineName = Literal["popularity", "repeats"]
 #: Models whose recipes are baselines: every report shows them, every claim is held against them.
 BASELINES: Final[tuple[str, ...]] = get_args(BaselineName)
 
+#: Models that learn from features of customers and products besides what they did.
+HYBRIDS: Final = ("lightfm", "two_tower")
+
 
 def fit(recipe: Recipe, data: TrainingSet, *, seed: int, threads: int = 0) -> Embeddings | None:
     """Fit the model of ``recipe``; None for a baseline, which learns no vectors.

@@ -53,7 +53,10 @@ def normalised(matrix: sp.csr_matrix[np.float32], config: SpectralConfig) -> sp.
 def decomposed(
     matrix: sp.csr_matrix[np.float32], config: SpectralConfig, *, seed: int
 ) -> tuple[Float32, Float32]:
-    """Return the largest singular values (d,) and right singular vectors (d, products) of ``matrix``."""
+    """Return the largest singular values (d,) and right singular vectors (d, products) of ``matrix``.
+
+    At most ``factors``; directions without weight, made of rounding errors, are left out.
+    """
     factors = min(config.factors, *matrix.shape)
     _, values, right = randomized_svd(
         matrix,
@@ -62,7 +65,8 @@ def decomposed(
         n_iter=config.iterations,
         random_state=seed,
     )
-    return values.astype(np.float32), right.astype(np.float32)
+    kept = values > 1e-6 * values[0]
+    return values[kept].astype(np.float32), right[kept].astype(np.float32)
 
 
 def embeddings(
@@ -70,8 +74,6 @@ def embeddings(
 ) -> Embeddings:
     """Return the filtered vectors of a decomposition."""
     by_product = degrees(matrix)[1]
-    kept = values > 1e-6 * values[0]
-    values, right = values[kept], right[kept]
     response = values**2 / (values**2 + config.damping * values[-1] ** 2)
     products = right.T * np.sqrt(response) * powers(by_product, config.product_exponent)[:, None]
     products[by_product == 0] = 0.0

@@ -17,9 +17,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
+from feature_repo import names as v
 from feature_repo import schema as s
 from serving.catalog import Catalog
 from serving.encoders.vocabulary import Vocabulary, tokens
+from training.dataset import TrainingSet
 
 Row = Mapping[str, Any]
 _BANDS: Final = 8
@@ -38,18 +40,29 @@ def learn(rows: Sequence[Row], *, min_count: int) -> Vocabulary:
     edges = {name: tuple(np.unique(np.quantile(held, inner)).tolist()) for name, held in numbers.items()}
     counted: Counter[str] = Counter()
     for row in rows:
-        counted.update({token for token, _ in tokens(row, edges)})
+        counted.update(set(tokens(row, edges)))
     kept = sorted(token for token, count in counted.items() if count >= min_count)
     return Vocabulary(tokens=tuple(kept), edges=edges)
 
 
 def matrix(rows: Sequence[Row], vocabulary: Vocabulary) -> sp.csr_matrix[np.float32]:
-    """Return the shares of the tokens (rows × vocabulary)."""
+    """Return which tokens each row has (rows × vocabulary), as ones."""
     found = [vocabulary.places(row) for row in rows]
-    indptr = np.cumsum([0, *(len(places) for places, _ in found)])
-    indices = np.concatenate([places for places, _ in found]) if found else np.empty(0, dtype=np.int32)
-    data = np.concatenate([shares for _, shares in found]) if found else np.empty(0, dtype=np.float32)
-    return sp.csr_matrix((data, indices, indptr), shape=(len(found), len(vocabulary.tokens)))
+    indptr = np.cumsum([0, *(len(places) for places in found)])
+    indices = np.concatenate([np.empty(0, dtype=np.int32), *found])
+    ones = np.ones(len(indices), dtype=np.float32)
+    return sp.csr_matrix((ones, indices, indptr), shape=(len(found), len(vocabulary.tokens)))
+
+
+def customer_rows(data: TrainingSet) -> list[Row]:
+    """Return the attributes of each customer as known at ``as_of``.
+
+    Attributes only: features of behaviour are made from the very purchases a model is asked to foresee, and would
+    give them away; behaviour comes in through the history.
+    """
+    states = data.reader.read(data.customers.ids, data.as_of)
+    lead = v.row_key(v.CUSTOMER_ATTRIBUTES, "")
+    return [{name: value for name, value in state.row.items() if name.startswith(lead)} for state in states]
 
 
 def product_rows(catalog: Catalog) -> list[Row]:
@@ -63,7 +76,7 @@ def product_rows(catalog: Catalog) -> list[Row]:
 
 
 def _told(value: Any) -> bool:
-    return not (value is None or (np.isscalar(value) and pd.isna(value)))  # type: ignore[call-overload]
+    return not (value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value))))
 
 
 def name_grams(catalog: Catalog, buckets: int) -> sp.csr_matrix[np.float32]:

@@ -26,7 +26,8 @@ import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
 
-from serving.encoders.spec import HISTORY_VECTORS, TowerSpec
+from serving.encoders import tower
+from serving.encoders.spec import HISTORY_VECTORS, PRODUCT_SCALE, TowerSpec
 from training.dataset import TrainingSet
 from training.models import spectral, tokens
 from training.models.base import Embeddings, cores, weight_matrix
@@ -54,7 +55,7 @@ def fit(data: TrainingSet, config: TwoTowerConfig, *, seed: int, threads: int = 
         generator = np.random.default_rng(seed)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         matrix = weight_matrix(data, config.weights)
-        rows = [state.row for state in data.reader.read(data.customers.ids, data.as_of)]
+        rows = tokens.customer_rows(data)
         vocabulary = tokens.learn(rows, min_count=config.min_count)
         features = tokens.matrix(rows, vocabulary)
         description = described(data, config)
@@ -63,12 +64,8 @@ def fit(data: TrainingSet, config: TwoTowerConfig, *, seed: int, threads: int = 
         on_sale = data.catalog.on_sale(data.as_of)
         examples = Examples(kept, features, pool=np.flatnonzero(on_sale | (np.diff(kept.tocsc().indptr) > 0)))
         train(towers, examples, judge, config, generator)
-        return exported(towers, vocabulary_spec(config, vocabulary))
-
-
-def vocabulary_spec(config: TwoTowerConfig, vocabulary: tokens.Vocabulary) -> TowerSpec:
-    """Return the spec of the customer tower."""
-    return TowerSpec(weights=config.weights, vocabulary=vocabulary)
+        spec = TowerSpec(weights=config.weights, vocabulary=vocabulary)
+        return exported(towers, spec, newcomers(towers, matrix, features))
 
 
 def described(data: TrainingSet, config: TwoTowerConfig) -> sp.csr_matrix[np.float32]:
@@ -95,21 +92,28 @@ def started(
     assert linear.products is not None
     products = np.zeros((matrix.shape[1], config.factors), dtype=np.float32)
     products[:, : linear.products.shape[1]] = linear.products
-    history = products * linear.weights[spectral.PRODUCT_SCALE][:, None]
+    history = products * linear.weights[PRODUCT_SCALE][:, None]
     length = np.linalg.norm(products, axis=1, keepdims=True)
-    identity = products / np.maximum(length, 1e-12)
     known = length[:, 0] > 0
-    history = history * (
-        1 / np.sqrt(config.factors) / max(float(np.sqrt((history[known] ** 2).mean())), 1e-12)
+    history *= 1 / np.sqrt(config.factors) / max(float(np.sqrt((history[known] ** 2).mean())), 1e-12)
+    # a softmax begins best with a product's bias at the logarithm of how much it is bought; the least bought has 0
+    degree = np.asarray(matrix.sum(axis=0)).ravel()
+    least = degree[degree > 0].min()
+    bias = np.log(np.maximum(degree, least) / least) / np.sqrt(config.factors)
+    wanted = np.column_stack([products / np.maximum(length, 1e-12), *[bias] * tower.BIASES]).astype(
+        np.float32
     )
-    table = least_squares(description, identity, known)
+    table = least_squares(description, wanted, known)
+    pooled = matrix @ history
+    pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
+    active = np.diff(matrix.indptr) > 0
     return Towers(
-        identity=np.where(known[:, None], identity - description @ table, np.float32(0.0)),
+        identity=np.where(known[:, None], wanted - description @ table, np.float32(0.0)),
         known=known,
         description=description,
         table=table,
         history=history,
-        features=features.shape[1],
+        features=least_squares(features, pooled - pooled[active].mean(axis=0), active),
         config=config,
     )
 
@@ -117,7 +121,7 @@ def started(
 def least_squares(
     description: sp.csr_matrix[np.float32], wanted: NDArray[np.float32], known: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Return the (tokens, d) vectors whose sums come nearest to ``wanted`` over the known products (ridge)."""
+    """Return the (tokens, d) vectors whose sums come nearest to ``wanted`` over the known rows (ridge)."""
     if not description.shape[1] or not known.any():
         return np.zeros((description.shape[1], wanted.shape[1]), dtype=np.float32)
     model = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-3, max_iter=100)
@@ -130,7 +134,9 @@ def train(
 ) -> None:
     """Train until ``patience`` epochs in a row rank held-out products no better; leave the best state."""
     pace = config.learning_rate / np.sqrt(config.factors)
-    tables = torch.optim.SparseAdam(towers.tables(), lr=pace, betas=(0.9, 0.99))
+    # few features, each of many customers, are moved with care
+    groups = [{"params": towers.tables()}, {"params": [towers.features.weight], "lr": pace / 10}]
+    tables: torch.optim.Optimizer = torch.optim.SparseAdam(groups, lr=pace, betas=(0.9, 0.99))
     layers = torch.optim.Adam(towers.layers(), lr=pace, betas=(0.9, 0.99))
     best, state, worse = judge.score(towers), towers.copied(), 0
     for _ in range(config.epochs):
@@ -139,7 +145,7 @@ def train(
                 loss = towers.loss(batch)
             tables.zero_grad(set_to_none=True)
             layers.zero_grad(set_to_none=True)
-            loss.backward()
+            torch.autograd.backward(loss)
             tables.step()
             layers.step()
         score = judge.score(towers)
@@ -152,14 +158,28 @@ def train(
     towers.load_state_dict(state)
 
 
-def exported(towers: Towers, spec: TowerSpec) -> Embeddings:
+def newcomers(
+    towers: Towers, matrix: sp.csr_matrix[np.float32], features: sp.csr_matrix[np.float32]
+) -> NDArray[np.float32]:
+    """Return the (tokens, d) vectors that tell best how customers with these features differ from the mean customer.
+
+    A ridge regression on the vectors of customers with a history. Source: Gantner et al., "Learning
+    attribute-to-feature mappings for cold-start recommendations" (ICDM 2010).
+    """
+    active = np.diff(matrix.indptr) > 0
+    with torch.no_grad():
+        known = towers.customers(matrix, features).float().cpu().numpy()[:, : -tower.BIASES]
+    return least_squares(features, known - known[active].mean(axis=0), active)
+
+
+def exported(towers: Towers, spec: TowerSpec, newcomers: NDArray[np.float32]) -> Embeddings:
     """Return the towers as arrays."""
     with torch.no_grad():
         return Embeddings(
             towers.products().float().cpu().numpy(),
             spec,
             matrices={HISTORY_VECTORS: towers.history.weight.float().cpu().numpy().copy()},
-            weights=towers.exported_layers(),
+            weights={**towers.exported_layers(), "newcomers": newcomers},
         )
 
 

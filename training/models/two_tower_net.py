@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from serving.encoders.tower import EPSILON
+from serving.encoders.tower import BIASES, EPSILON
 from training.models.configs import TwoTowerConfig
 from training.models.two_tower_steps import Batch
 
@@ -22,23 +22,23 @@ Matrix = sp.csr_matrix[np.float32]
 class Towers(nn.Module):
     """Product and customer tower.
 
-    A product's vectors have one entry more than a customer's: its bias, divided by √d so that it learns at the pace
-    of the scores.
+    The tables of products have ``BIASES`` entries more than d: a product's bias for customers with a history, and the
+    one for those without, divided by √d so that they learn at the pace of the scores.
 
     Parameters
     ----------
     identity
-        (products, d): what a product's identity adds to its description.
+        (products, d + 2): what a product's identity adds to its description.
     known
         (products,): products with an identity; the others have a description only.
     description
         (products × tokens) shares of the tokens of each product.
     table
-        (tokens, d): vectors of the tokens.
+        (tokens, d + 2): vectors of the tokens.
     history
         (products, d): what a product in a history says of the customer.
     features
-        How many tokens of customers there are.
+        (tokens, d): vectors of the tokens of customers.
     """
 
     def __init__(
@@ -49,16 +49,15 @@ class Towers(nn.Module):
         description: Matrix,
         table: NDArray[np.float32],
         history: NDArray[np.float32],
-        features: int,
+        features: NDArray[np.float32],
         config: TwoTowerConfig,
     ) -> None:
         super().__init__()
         width = config.factors
-        self.identity = _table(_with_bias(identity))
+        self.identity = _table(identity)
         self.history = _table(history)
-        self.words = _table(_with_bias(table))
-        self.features = nn.Embedding(max(features, 1), width, sparse=True)
-        nn.init.normal_(self.features.weight, std=0.1 / width**0.5)
+        self.words = _table(table)
+        self.features = _table(features)
         self.mix = nn.Linear(width, width, bias=False)
         nn.init.eye_(self.mix.weight)
         self.hidden = nn.Linear(width, config.hidden)
@@ -69,9 +68,9 @@ class Towers(nn.Module):
         self.scale = 1.0 / config.temperature
         self._description = description
 
-    def tables(self) -> list[nn.Parameter]:
-        """Return the parameters whose rows are updated one by one."""
-        return [self.identity.weight, self.history.weight, self.words.weight, self.features.weight]
+    def tables(self) -> list[Tensor]:
+        """Return the parameters whose rows are updated one by one: of products and words."""
+        return [self.identity.weight, self.history.weight, self.words.weight]
 
     def layers(self) -> list[nn.Parameter]:
         """Return the other parameters."""
@@ -84,19 +83,21 @@ class Towers(nn.Module):
         return nullcontext()
 
     def products(self) -> Tensor:
-        """Return all product vectors (products, d + 1), of length one but for the bias; zero where nothing is known."""
+        """Return all product vectors (products, d + 2), of length one but for the biases; zero for the unknown."""
         size = self.identity.num_embeddings
         return torch.cat(
             [self._product(np.arange(start, min(start + 8192, size))) for start in range(0, size, 8192)]
         )
 
     def customers(self, shown: Matrix, features: Matrix) -> Tensor:
-        """Return customer vectors (customers, d + 1): of length ``scale``, and one for the bias."""
+        """Return vectors (customers, d + 2) of customers with a history, at most ``scale`` long but for the bias."""
         pooled = functional.normalize(self._bag(self.history, shown), dim=1, eps=EPSILON)
         known = pooled + self._bag(self.features, features)
         corrected = self.mix(known) + self.output(functional.relu(self.hidden(known)))
-        unit = functional.normalize(corrected.float(), dim=1, eps=EPSILON)
-        return torch.cat([self.scale * unit, unit.new_ones((len(unit), 1))], dim=1)
+        corrected = corrected.float()
+        short = corrected / torch.linalg.vector_norm(corrected, dim=1, keepdim=True).clamp(min=1.0)
+        ones = short.new_ones((len(short), 1))
+        return torch.cat([self.scale * short, ones, torch.zeros_like(ones)], dim=1)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of what was hidden."""
@@ -125,7 +126,7 @@ class Towers(nn.Module):
             "output.bias": self.output.bias,
         }
         arrays = {name: value.detach().float().cpu().numpy().copy() for name, value in found.items()}
-        return {**arrays, "scale": np.float32(self.scale).reshape(())}
+        return {**arrays, "scale": np.array(self.scale, dtype=np.float32)}
 
     def _product(self, products: NDArray[np.int64], unnamed: NDArray[np.bool_] | None = None) -> Tensor:
         device = self.hidden.weight.device
@@ -137,9 +138,11 @@ class Towers(nn.Module):
             able = torch.from_numpy(unnamed & (np.diff(description.indptr) > 0)).to(device)
             named = named & ~able
         summed = self.identity(index) * named[:, None] + self._bag(self.words, description)
-        width = summed.shape[1] - 1
+        width = summed.shape[1] - BIASES
         unit = functional.normalize(summed[:, :width], dim=1, eps=EPSILON)
-        return torch.cat([unit, summed[:, width:] * width**0.5], dim=1)
+        bias = summed[:, width:] * width**0.5
+        # no step is taken for customers without a history: their bias stays what was counted
+        return torch.cat([unit, bias[:, :1], bias[:, 1:].detach()], dim=1)
 
     def _bag(self, table: nn.Embedding, rows: Matrix) -> Tensor:
         """Return the weighted sums (rows, d) of the vectors that each sparse row names."""
@@ -157,10 +160,6 @@ class Towers(nn.Module):
 
 
 def _table(vectors: NDArray[np.float32]) -> nn.Embedding:
-    return nn.Embedding.from_pretrained(
-        torch.from_numpy(vectors.astype(np.float32)), freeze=False, sparse=True
-    )
-
-
-def _with_bias(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.hstack([vectors, np.zeros((len(vectors), 1), dtype=np.float32)])
+    held = torch.from_numpy(vectors.astype(np.float32))
+    table: nn.Embedding = nn.Embedding.from_pretrained(held, freeze=False, sparse=True)  # type: ignore[no-untyped-call]
+    return table

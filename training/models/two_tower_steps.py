@@ -57,10 +57,10 @@ class Examples:
         self._matrix = matrix
         self._features = features
         self._pool = pool
-        self._customers = np.flatnonzero(np.diff(matrix.indptr) > 0)
+        self._customers = np.flatnonzero(np.diff(matrix.indptr) > 1)
 
     def epoch(self, config: TwoTowerConfig, generator: np.random.Generator) -> Iterator[Batch]:
-        """Yield batches that visit each customer with a history once, in random order."""
+        """Yield batches that visit each customer with two products or more once, in random order."""
         order = generator.permutation(self._customers)
         for start in range(0, len(order), config.batch_size):
             yield self.batch(order[start : start + config.batch_size], config, generator)
@@ -68,15 +68,16 @@ class Examples:
     def batch(
         self, customers: NDArray[np.int64], config: TwoTowerConfig, generator: np.random.Generator
     ) -> Batch:
-        """Hide a random part of what ``customers`` did, at least one product each, and draw negatives."""
+        """Hide a random part of what ``customers`` did, at least one product each but not all, and draw negatives."""
         rows = self._matrix[customers]
         features = self._features[customers]
         row = np.repeat(np.arange(len(customers)), np.diff(rows.indptr))
         draw = generator.random(rows.nnz)
-        # whoever has features is now and then asked without any history, as somebody new would be
-        is_new = (generator.random(len(customers)) < config.id_dropout) & (np.diff(features.indptr) > 0)
-        hidden = (draw >= config.shown) | is_new[row]
-        hidden[np.lexsort((-draw, row))[rows.indptr[:-1]]] = True
+        hidden = draw >= config.shown
+        # everybody shows something and is asked for something
+        order = np.lexsort((draw, row))
+        hidden[order[rows.indptr[:-1]]] = False
+        hidden[order[rows.indptr[1:] - 1]] = True
         shown = rows.copy()
         shown.data = np.where(hidden, np.float32(0.0), rows.data)
         shown.eliminate_zeros()
@@ -85,7 +86,9 @@ class Examples:
         candidates, correction = self._candidates(positives, config.negatives, generator)
         place = np.full(self._matrix.shape[1], -1, dtype=np.int64)
         place[candidates] = np.arange(len(candidates))
-        share = (1.0 / np.bincount(row[hidden], minlength=len(customers)))[row[hidden]]
+        told = rows.data[hidden].astype(np.float64)
+        # customers count alike, but for those who did nothing lately: what they asked for is not of today
+        share = told / np.bincount(row[hidden], minlength=len(customers))[row[hidden]]
         masked = ~hidden & (place[product] >= 0)
         return Batch(
             shown=shown,

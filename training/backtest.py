@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str, int, int], None]
 
+
 @dataclass(frozen=True)
 class Backtest:
     """The judged recipes of one window: by purchased policy, and on products that nobody had bought before."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import numpy as np
 import scipy.sparse as sp
@@ -34,6 +35,9 @@ from training.models.base import Embeddings, cores, weight_matrix
 from training.models.configs import SpectralConfig, TwoTowerConfig
 from training.models.two_tower_net import Towers
 from training.models.two_tower_steps import Examples, Judge
+
+_STEPS: Final = 200
+_ROWS: Final = 1024
 
 
 def fit(data: TrainingSet, config: TwoTowerConfig, *, seed: int, threads: int = 0) -> Embeddings:
@@ -65,7 +69,7 @@ def fit(data: TrainingSet, config: TwoTowerConfig, *, seed: int, threads: int = 
         examples = Examples(kept, features, pool=np.flatnonzero(on_sale | (np.diff(kept.tocsc().indptr) > 0)))
         train(towers, examples, judge, config, generator)
         spec = TowerSpec(weights=config.weights, vocabulary=vocabulary)
-        return exported(towers, spec, newcomers(towers, matrix, features))
+        return exported(towers, spec, newcomers(towers, matrix, features, seed=seed))
 
 
 def described(data: TrainingSet, config: TwoTowerConfig) -> sp.csr_matrix[np.float32]:
@@ -159,17 +163,50 @@ def train(
 
 
 def newcomers(
-    towers: Towers, matrix: sp.csr_matrix[np.float32], features: sp.csr_matrix[np.float32]
+    towers: Towers, matrix: sp.csr_matrix[np.float32], features: sp.csr_matrix[np.float32], *, seed: int
 ) -> NDArray[np.float32]:
-    """Return the (tokens, d) vectors that tell best how customers with these features differ from the mean customer.
+    """Return the (tokens, d) vectors that tell best, beside what everybody buys, what customers with features buy.
 
-    A ridge regression on the vectors of customers with a history. Source: Gantner et al., "Learning
+    A softmax regression on the finished product vectors: one convex problem, started from the ridge regression of
+    customers' own vectors, with a penalty as of one customer a feature. Source of the start: Gantner et al., "Learning
     attribute-to-feature mappings for cold-start recommendations" (ICDM 2010).
     """
-    active = np.diff(matrix.indptr) > 0
+    able = np.flatnonzero((np.diff(matrix.indptr) > 0) & (np.diff(features.indptr) > 0))
     with torch.no_grad():
         known = towers.customers(matrix, features).float().cpu().numpy()[:, : -tower.BIASES]
-    return least_squares(features, known - known[active].mean(axis=0), active)
+        products = towers.products().float()
+    active = np.diff(matrix.indptr) > 0
+    table = torch.from_numpy(least_squares(features, known - known[active].mean(axis=0), active))
+    if not len(able):
+        return table.numpy()
+    device = products.device
+    vectors, bias = products[:, : -tower.BIASES], products[:, -1]
+    bias = torch.where(products.abs().sum(dim=1) > 0, bias, bias.new_tensor(-1e9))
+    table = table.to(device).requires_grad_()
+    optimizer = torch.optim.Adam([table], lr=0.02)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
+    generator = np.random.default_rng(seed)
+    for _ in range(_STEPS):
+        rows = generator.choice(able, size=min(_ROWS, len(able)), replace=False)
+        given, took = features[rows], matrix[rows]
+        leaning = torch.sparse.mm(_sparse(given).to(device), table)
+        unlikely = -torch.log_softmax(bias + leaning @ vectors.T, dim=1)
+        pairs = took.tocoo()
+        share = pairs.data
+        places = (torch.from_numpy(pairs.row.astype(np.int64)), torch.from_numpy(pairs.col.astype(np.int64)))
+        told = unlikely[places[0].to(device), places[1].to(device)] * torch.from_numpy(share).to(device)
+        loss = told.sum() / float(share.sum()) + 0.5 * (table**2).sum() / len(able)
+        optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        optimizer.step()
+        schedule.step()
+    return table.detach().cpu().numpy()
+
+
+def _sparse(rows: sp.csr_matrix[np.float32]) -> torch.Tensor:
+    found = rows.tocoo()
+    index = torch.from_numpy(np.vstack([found.row, found.col]).astype(np.int64))
+    return torch.sparse_coo_tensor(index, torch.from_numpy(found.data), found.shape, check_invariants=False)
 
 
 def exported(towers: Towers, spec: TowerSpec, newcomers: NDArray[np.float32]) -> Embeddings:

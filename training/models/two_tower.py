@@ -26,6 +26,7 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
+from torch.nn import functional
 
 from serving.encoders import tower
 from serving.encoders.spec import HISTORY_VECTORS, PRODUCT_SCALE, TowerSpec
@@ -189,7 +190,12 @@ def newcomers(
     for _ in range(_STEPS):
         rows = generator.choice(able, size=min(_ROWS, len(able)), replace=False)
         given, took = features[rows], matrix[rows]
-        leaning = torch.sparse.mm(_sparse(given).to(device), table)
+        leaning = functional.embedding_bag(
+            torch.from_numpy(given.indices.astype(np.int64)).to(device),
+            table,
+            torch.from_numpy(given.indptr[:-1].astype(np.int64)).to(device),
+            mode="sum",
+        )
         unlikely = -torch.log_softmax(bias + leaning @ vectors.T, dim=1)
         pairs = took.tocoo()
         share = pairs.data
@@ -201,12 +207,6 @@ def newcomers(
         optimizer.step()
         schedule.step()
     return table.detach().cpu().numpy()
-
-
-def _sparse(rows: sp.csr_matrix[np.float32]) -> torch.Tensor:
-    found = rows.tocoo()
-    index = torch.from_numpy(np.vstack([found.row, found.col]).astype(np.int64))
-    return torch.sparse_coo_tensor(index, torch.from_numpy(found.data), found.shape, check_invariants=False)
 
 
 def exported(towers: Towers, spec: TowerSpec, newcomers: NDArray[np.float32]) -> Embeddings:

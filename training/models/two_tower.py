@@ -26,7 +26,6 @@ import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
 from sklearn.linear_model import Ridge
-from torch.nn import functional
 
 from serving.encoders import tower
 from serving.encoders.spec import HISTORY_VECTORS, PRODUCT_SCALE, TowerSpec
@@ -34,7 +33,7 @@ from training.dataset import TrainingSet
 from training.models import spectral, tokens
 from training.models.base import Embeddings, cores, weight_matrix
 from training.models.configs import SpectralConfig, TwoTowerConfig
-from training.models.two_tower_net import Towers
+from training.models.two_tower_net import Towers, bag
 from training.models.two_tower_steps import Examples, Judge
 
 _STEPS: Final = 200
@@ -189,19 +188,11 @@ def newcomers(
     generator = np.random.default_rng(seed)
     for _ in range(_STEPS):
         rows = generator.choice(able, size=min(_ROWS, len(able)), replace=False)
-        given, took = features[rows], matrix[rows]
-        leaning = functional.embedding_bag(
-            torch.from_numpy(given.indices.astype(np.int64)).to(device),
-            table,
-            torch.from_numpy(given.indptr[:-1].astype(np.int64)).to(device),
-            mode="sum",
-        )
-        unlikely = -torch.log_softmax(bias + leaning @ vectors.T, dim=1)
-        pairs = took.tocoo()
-        share = pairs.data
+        unlikely = -torch.log_softmax(bias + bag(table, features[rows]) @ vectors.T, dim=1)
+        pairs = matrix[rows].tocoo()
         places = (torch.from_numpy(pairs.row.astype(np.int64)), torch.from_numpy(pairs.col.astype(np.int64)))
-        told = unlikely[places[0].to(device), places[1].to(device)] * torch.from_numpy(share).to(device)
-        loss = told.sum() / float(share.sum()) + 0.5 * (table**2).sum() / len(able)
+        told = unlikely[places[0].to(device), places[1].to(device)] * torch.from_numpy(pairs.data).to(device)
+        loss = told.sum() / float(pairs.data.sum()) + 0.5 * (table**2).sum() / len(able)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()

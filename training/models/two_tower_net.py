@@ -91,8 +91,8 @@ class Towers(nn.Module):
 
     def customers(self, shown: Matrix, features: Matrix) -> Tensor:
         """Return vectors (customers, d + 2) of customers with a history, at most ``scale`` long but for the bias."""
-        pooled = functional.normalize(self._bag(self.history, shown), dim=1, eps=EPSILON)
-        known = pooled + self._bag(self.features, features)
+        pooled = functional.normalize(bag(self.history.weight, shown, sparse=True), dim=1, eps=EPSILON)
+        known = pooled + bag(self.features.weight, features, sparse=True)
         corrected = self.mix(known) + self.output(functional.relu(self.hidden(known)))
         corrected = corrected.float()
         short = corrected / torch.linalg.vector_norm(corrected, dim=1, keepdim=True).clamp(min=1.0)
@@ -137,26 +137,29 @@ class Towers(nn.Module):
             # without a description there is nothing to learn from leaving the identity out
             able = torch.from_numpy(unnamed & (np.diff(description.indptr) > 0)).to(device)
             named = named & ~able
-        summed = self.identity(index) * named[:, None] + self._bag(self.words, description)
+        summed = self.identity(index) * named[:, None] + bag(self.words.weight, description, sparse=True)
         width = summed.shape[1] - BIASES
         unit = functional.normalize(summed[:, :width], dim=1, eps=EPSILON)
         bias = summed[:, width:] * width**0.5
         # no step is taken for customers without a history: their bias stays what was counted
         return torch.cat([unit, bias[:, :1], bias[:, 1:].detach()], dim=1)
 
-    def _bag(self, table: nn.Embedding, rows: Matrix) -> Tensor:
-        """Return the weighted sums (rows, d) of the vectors that each sparse row names."""
-        device = table.weight.device
-        if not rows.nnz:
-            return torch.zeros((rows.shape[0], table.weight.shape[1]), device=device)
-        return functional.embedding_bag(
-            torch.from_numpy(rows.indices.astype(np.int64)).to(device),
-            table.weight,
-            torch.from_numpy(rows.indptr[:-1].astype(np.int64)).to(device),
-            mode="sum",
-            sparse=True,
-            per_sample_weights=torch.from_numpy(rows.data).to(device),
-        )
+
+def bag(table: Tensor, rows: Matrix, *, sparse: bool = False) -> Tensor:
+    """Return the weighted sums (rows, d) of the vectors of ``table`` that each sparse row names.
+
+    With ``sparse``, the gradient has only the rows of the table that were named.
+    """
+    if not rows.nnz:
+        return table.new_zeros((rows.shape[0], table.shape[1]))
+    return functional.embedding_bag(
+        torch.from_numpy(rows.indices.astype(np.int64)).to(table.device),
+        table,
+        torch.from_numpy(rows.indptr[:-1].astype(np.int64)).to(table.device),
+        mode="sum",
+        sparse=sparse,
+        per_sample_weights=torch.from_numpy(rows.data).to(table.device),
+    )
 
 
 def _table(vectors: NDArray[np.float32]) -> nn.Embedding:

@@ -42,7 +42,9 @@ SPACES: Final[dict[str, tuple[Config, tuple[Axis, ...]]]] = {
         BPRConfig(factors=128, epochs=100, learning_rate=0.05, regularization=0.01),
         (
             Axis("regularization", (0.001, 0.003, 0.01, 0.03)),
-            Axis("epochs", (50, 100, 200)),
+            Axis("learning_rate", (0.02, 0.05, 0.1, 0.2)),
+            Axis("logq_correction", (0.0, 0.25, 0.5, 0.75, 1.0, 1.25)),
+            Axis("epochs", (50, 100, 200, 400)),
             Axis("factors", (64, 128, 256)),
         ),
     ),

@@ -1,6 +1,9 @@
 """Bayesian personalised ranking, by the library ``implicit``: vectors of customers and products, and product biases.
 
-Source: Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback" (UAI 2009). Customers are
+Source: Rendle et al., "BPR: Bayesian personalized ranking from implicit feedback" (UAI 2009). The library draws the
+product that a customer did not want from all events, so in proportion to popularity; what is fitted then ranks by how
+much *more* than others a customer wants a product. ``logq_correction`` gives a product's bias back the logarithm of
+how often it is drawn (Yi et al., "Sampling-bias-corrected neural modeling", RecSys 2019), wholly at 1. Customers are
 looked up: whoever was not in training has no vector, and what happens afterwards does not move one.
 """
 
@@ -46,6 +49,7 @@ def fit(data: TrainingSet, config: BPRConfig, *, seed: int, threads: int = 0) ->
         model.fit(matrix, show_progress=False)
     by_customer, by_product = degrees(matrix)
     products = np.array(model.item_factors, dtype=np.float32)
+    products[:, -1] += config.logq_correction * np.log(np.maximum(by_product, 1.0))
     customers = np.array(model.user_factors, dtype=np.float32)
     products[by_product == 0] = 0.0
     customers[by_customer == 0] = 0.0

@@ -25,12 +25,16 @@ class ALSConfig(Config):
 
 
 class BPRConfig(Config):
-    """Settings of ``fit``; ``weights`` say which events are positive ones."""
+    """Settings of ``fit``; ``weights`` say which events are positive ones.
+
+    ``logq_correction`` is how much of a product's log popularity, lost in drawing negatives by it, is given back.
+    """
 
     factors: int = Field(default=128, ge=1, le=2048)
     learning_rate: float = Field(default=0.05, gt=0)
     regularization: float = Field(default=0.01, ge=0)
     epochs: int = Field(default=100, ge=1)
+    logq_correction: float = Field(default=1.0, ge=0)
     weights: EventWeights = Field(default_factory=EventWeights)
 
 

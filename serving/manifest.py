@@ -40,8 +40,9 @@ class Policy(_Strict):
     """How the bundle answers: the personal encoder and the chain of sources.
 
     ``encoder`` says how a customer becomes a query; None: nobody does, and the popular are shown. Where products
-    bought before may be shown, each is lifted by ``repeat_weight`` for every day on which the customer bought it.
-    The chain is tried in order until n products are found; each answer names its source.
+    bought before may be shown, each is lifted for every day on which the customer bought it, by ``repeat_weight``
+    standard deviations of the customer's scores over the catalog. The chain is tried in order until n products are
+    found; each answer names its source.
     """
 
     model: str

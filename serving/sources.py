@@ -7,7 +7,7 @@ first, with its own scores; what it has nothing to say about it leaves to the ne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ from serving.subject import Bought, Subject
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
+
+#: The spread of a customer's scores over the catalog is taken from about so many products, evenly spaced.
+_SAMPLE: Final = 1024
 
 
 def bought(bundle: Bundle, row: int | None, history: History) -> Bought:
@@ -87,6 +90,7 @@ class Vectors:
         self._repeat_weight = policy.repeat_weight
         self._vectors = bundle.vectors
         self._index = bundle.index
+        self._sample = np.array(bundle.vectors[:: max(len(bundle.vectors) // _SAMPLE, 1)])
         self._encoder = encoder(
             spec,
             Parts(
@@ -117,7 +121,8 @@ class Vectors:
         if subject.repeats and self._repeat_weight > 0 and len(subject.bought.products):
             own = subject.bought
             again = own.products[allowed[own.products]]
-            lifted = _lifted(self._vectors[again] @ query, again, own, self._repeat_weight)
+            weight = self._repeat_weight * float((self._sample @ query).std())
+            lifted = _lifted(self._vectors[again] @ query, again, own, weight)
             products, scores = _merged(again, lifted, products, scores, n)
         return Candidates(products, scores, self._name)
 
@@ -135,6 +140,7 @@ class Near:
             raise BundleError(
                 f"expected the encoder's array {error.args[0]!r}, found none; publish anew"
             ) from error
+        self._size = len(bundle.catalog)
         as_of = bundle.manifest.data.as_of
         self._history = HistoryWeights(spec.weights, index=bundle.catalog.index, as_of=as_of)
 
@@ -156,9 +162,10 @@ class Near:
             again = own.products[allowed[own.products]]
             known = self.scores(subject, again)
             assert known is not None
-            products, scores = _merged(
-                again, _lifted(known, again, own, self._repeat_weight), products, scores, n
-            )
+            everything = np.zeros(self._size, dtype=np.float32)
+            everything[found] = near
+            weight = self._repeat_weight * float(everything.std())
+            products, scores = _merged(again, _lifted(known, again, own, weight), products, scores, n)
         order = np.lexsort((products, -scores))[:n]
         return Candidates(products[order], scores[order], self._name)
 

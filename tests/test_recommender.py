@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
@@ -14,8 +15,10 @@ from feature_repo import schema as s
 from feature_repo.recent import DAY_US, History, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Filters
+from serving.encoders.spec import CUSTOMERS
 from serving.errors import DataError, FeatureUnavailable
 from serving.features import CustomerState, FrameReader
+from serving.index import ProductIndex
 from serving.recommender import Query, Recommender
 from tests.builders import AS_OF, AT, make_bundle, state
 
@@ -238,6 +241,27 @@ def test_repeats_are_lifted_only_where_they_may_be_shown() -> None:
     assert allow[0].reason.code == "bought_before"
     exclude = lifted.answer(Query(at=AT, n=60, purchased="exclude"), customer).product_ids
     assert on_sale[3] not in exclude
+
+
+@pytest.mark.parametrize("scale", [1.0, 100.0])
+def test_the_lift_of_repeats_is_in_standard_deviations_of_the_scores(scale: float) -> None:
+    """Equal to brute force, and so the same whatever the scale of a model's scores."""
+    bundle = make_bundle(repeat_weight=0.7)
+    assert bundle.vectors is not None
+    vectors = bundle.vectors * np.float32(scale)
+    bundle = dataclasses.replace(bundle, vectors=vectors, index=ProductIndex.build(vectors))
+    recommender = Recommender(bundle, FrameReader({}))
+    for row, customer in enumerate(bundle.customers[s.CUSTOMER_ID]):
+        scores = (vectors @ bundle.matrices[CUSTOMERS][row]).astype(np.float64)
+        lifted = scores.copy()
+        for product, days, _ in bundle.purchased.of(row):
+            lifted[product] += 0.7 * days * scores.std()
+        lifted[~bundle.catalog.on_sale(AT)] = -np.inf
+        items = recommender.answer(
+            Query(at=AT, customer_id=customer, n=9, purchased="allow"), CustomerState()
+        ).items
+        assert [item.product_id for item in items] == [IDS[place] for place in np.argsort(-lifted)[:9]]
+        assert [item.score for item in items] == pytest.approx(np.sort(-lifted)[:9] * -1, rel=1e-4)
 
 
 def test_repeats_source_orders_by_days_then_latest() -> None:

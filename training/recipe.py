@@ -33,7 +33,8 @@ class Recipe(Config):
     """One model with its settings.
 
     ``popularity_days`` is the window of the popular source (None: all time) that ends every chain;
-    ``repeat_weight`` lifts products bought before, for each day they were bought, where they may be shown.
+    ``repeat_weight`` lifts products bought before, where they may be shown: for each day they were bought by so many
+    standard deviations of the customer's scores.
     """
 
     name: str

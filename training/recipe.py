@@ -40,7 +40,7 @@ class Recipe(Config):
     name: str
     model: ModelName
     popularity_days: int | None = Field(default=28, ge=1)
-    repeat_weight: float = Field(default=0.3, ge=0)
+    repeat_weight: float = Field(default=3.0, ge=0)
     als: ALSConfig = Field(default_factory=ALSConfig)
     bpr: BPRConfig = Field(default_factory=BPRConfig)
     knn: KNNConfig = Field(default_factory=KNNConfig)

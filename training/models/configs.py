@@ -21,7 +21,7 @@ class ALSConfig(Config):
     factors: int = Field(default=128, ge=1, le=2048)
     regularization: float = Field(default=30.0, gt=0)
     epochs: int = Field(default=15, ge=1)
-    confidence: Confidence = Field(default_factory=lambda: Confidence(alpha=5.0, half_life_days=45.0))
+    confidence: Confidence = Field(default_factory=lambda: Confidence(alpha=5.0, half_life_days=22.0))
 
 
 class BPRConfig(Config):

@@ -1,0 +1,107 @@
+"""The rows of ``customer_recent`` in the online store, read and replaced as a whole.
+
+Written as Feast would write them (``feature_repo.bulk``), but overwriting whatever timestamp is there: the consumer
+holds the one lease, and knows which row is the newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from feature_repo import names as v
+from feature_repo import schema as s
+from feature_repo.bulk import remove_rows, write_rows
+from serving.errors import FeatureUnavailable
+from serving.events.fold import Lines
+from serving.online import plain_value
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class RecentRows:
+    """See ``serving.events.consumer.Rows``.
+
+    Parameters
+    ----------
+    store
+        An applied feature store; used by this object alone, from one thread.
+    """
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+        self._view: Any = None
+
+    def read(self, keys: Sequence[str]) -> dict[str, Lines]:
+        """Return the histories that are online; FeatureUnavailable while the store does not answer."""
+        entities = [
+            EntityKey(join_keys=[s.CUSTOMER_ID], entity_values=[Value(string_val=key)]) for key in keys
+        ]
+        names = [name for name, _ in v.RECENT]
+        try:
+            online = self._store._get_provider().online_store
+            found = online.online_read(self._store.config, self._recent(), entities, names)
+        except Exception as error:
+            raise _unavailable(error) from error
+        return {
+            key: lines_of({name: plain_value(value) for name, value in values.items()})
+            for key, (_, values) in zip(keys, found, strict=True)
+            if values
+        }
+
+    def write(self, histories: Mapping[str, Lines], stamps: Mapping[str, int]) -> None:
+        """Replace whole rows; FeatureUnavailable while the store does not answer."""
+        rows = pd.DataFrame([row_of(key, lines) for key, lines in histories.items()])
+        at = [_EPOCH + timedelta(microseconds=stamps[key]) for key in histories]
+        try:
+            write_rows(self._store, self._recent(), rows, at)
+        except Exception as error:
+            raise _unavailable(error) from error
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove rows; FeatureUnavailable while the store does not answer."""
+        try:
+            remove_rows(self._store, self._recent(), keys)
+        except Exception as error:
+            raise _unavailable(error) from error
+
+    def _recent(self) -> Any:
+        if self._view is None:
+            self._view = self._store.get_feature_view(v.CUSTOMER_RECENT)
+        return self._view
+
+
+def lines_of(row: Mapping[str, Any]) -> Lines:
+    """Return the history that a row of ``customer_recent`` holds."""
+    columns = [row.get(name) for name in (v.RECENT_AT, v.RECENT_PRODUCTS, v.RECENT_KINDS, v.RECENT_VALUES)]
+    if columns[0] is None or any(column is None for column in columns):
+        return ()
+    return tuple(
+        (int(at), str(product), str(kind), float(value))
+        for at, product, kind, value in zip(*columns, strict=True)
+    )
+
+
+def row_of(key: str, lines: Lines) -> dict[str, Any]:
+    """Return the row of ``customer_recent`` that holds a history."""
+    return {
+        s.CUSTOMER_ID: key,
+        v.RECENT_PRODUCTS: [product for _, product, _, _ in lines],
+        v.RECENT_KINDS: [kind for _, _, kind, _ in lines],
+        v.RECENT_AT: [at for at, _, _, _ in lines],
+        v.RECENT_VALUES: [value for _, _, _, value in lines],
+    }
+
+
+def _unavailable(error: Exception) -> FeatureUnavailable:
+    return FeatureUnavailable(
+        f"expected the online store to answer, found {type(error).__name__}: {error}; check it"
+    )

@@ -1,8 +1,9 @@
 """A process that appends to an event log until it is done or killed; run by the tests of the log.
 
-``python -m tests.event_writer events DIRECTORY REDIS_URL NAME COUNT THREADS`` appends, thread by thread, batches of one to
-three events named ``NAME-<thread>-<number>`` and prints each acknowledged event with the answer; ``exposures DIRECTORY
-REDIS_URL NAME`` adds exposures for ever and prints how many were taken after each. REDIS_URL is ``-`` for SQLite.
+``events DIRECTORY URL NAME COUNT THREADS`` appends, in each thread, batches of one to three events named
+``NAME-<thread>-<number>`` and prints each acknowledged event with the answer. ``exposures DIRECTORY URL NAME SECONDS``
+adds exposures for ever, written every so many seconds, and prints after each how many were taken. URL is ``-`` for
+SQLite.
 """
 
 from __future__ import annotations
@@ -47,7 +48,9 @@ def main(what: str, directory: str, url: str, name: str, *more: str) -> None:
         for thread in threads:
             thread.join()
     else:
-        buffer = ExposureBuffer(log, Path(directory) / "exposures", flush_seconds=0.02)
+        buffer = ExposureBuffer(
+            log, Path(directory) / "exposures", flush_seconds=float(more[0]), capacity=10**9
+        )
         buffer.start()
         for number in itertools.count():
             assert buffer.add(an_exposure(f"{name}-{number}"))

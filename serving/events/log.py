@@ -66,7 +66,7 @@ class EventLog(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the store; the log cannot be used any more."""
+        """Release the store; a later call would take it up again."""
         ...
 
 

@@ -140,7 +140,7 @@ class SqliteLog:
         """See ``EventLog``."""
         for lock, connection in ((self._writing, self._writer), (self._reading, self._reader)):
             with lock:
-                connection.close()
+                connection.drop()
 
     def _trim(self, table: str, before: Callable[[int], int]) -> int:
         oldest = f"SELECT logged_at FROM {table} WHERE logged_at < ? ORDER BY logged_at LIMIT {_TRIM_ROWS}"
@@ -232,12 +232,9 @@ class _Connection:
         self._path = path
         self._held: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
-        self._is_closed = False
 
     def open(self) -> sqlite3.Connection:
         """Return the connection; it never makes the file."""
-        if self._is_closed:
-            raise OSError("it closed")
         if self._held is None:
             self._held = sqlite3.connect(
                 f"{self._path.absolute().as_uri()}?mode=rw",
@@ -261,11 +258,6 @@ class _Connection:
         if held is not None:
             with contextlib.suppress(sqlite3.Error):
                 held.close()
-
-    def close(self) -> None:
-        """Close it for good."""
-        self._is_closed = True
-        self.drop()
 
     def _at_path(self) -> tuple[int, int]:
         found = self._path.stat()

@@ -30,6 +30,7 @@ class Settings(BaseSettings):
 
     home: Path = Path(".nextbest")
     redis_url: str | None = None
+    redis_durable: bool = False
     slot: str = "default"
     live_poll_seconds: float = Field(default=0.25, gt=0, le=60)
     feature_timeout_ms: float = Field(default=200.0, gt=0)
@@ -81,6 +82,11 @@ class Settings(BaseSettings):
     def features(self) -> Path:
         """Directory of the offline features."""
         return self.home / "features"
+
+    @property
+    def events(self) -> Path:
+        """Directory of the event log, and of what the writers of exposures count."""
+        return self.home / "events"
 
     @property
     def reports(self) -> Path:

@@ -37,6 +37,7 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     request_limit_bytes: int = Field(default=1_000_000, gt=0)
     concurrency_limit: int = Field(default=64, gt=0)
+    events_poll_seconds: float = Field(default=0.1, gt=0, le=60)
 
     def model_post_init(self, context: Any) -> None:
         """Make the home absolute, once."""

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from feature_repo import schema as s
 from feature_repo.names import HISTORY_LENGTH
-from serving.errors import EventLogUnavailable, FeatureUnavailable
+from serving.errors import FeatureUnavailable
 from serving.events import DISMISS, IMPRESSION, EventLog, open_log
-from serving.events.consumer import BATCH, Consumer
+from serving.events.consumer import BATCH, Consumer, ConsumerThread
 from serving.events.fold import Lines, folded, key_of, line_of, merged, session_key
 from serving.events.records import Event
 from serving.events.states import SqliteStates, States
+from tests.test_service import until
 
 START = 1_780_000_000_000_000
 
@@ -64,7 +65,9 @@ def own_redis(redis_url: str) -> Iterator[str]:
         client.flushdb()
 
 
-def event(number: int, *, who: str = "a", at: int = START, kind: str = s.PURCHASE, product: str = "p") -> Event:
+def event(
+    number: int, *, who: str = "a", at: int = START, kind: str = s.PURCHASE, product: str = "p"
+) -> Event:
     customer, session = (None, who[1:]) if who.startswith("~") else (who, None)
     return Event(f"e{number}", kind, at, product, customer_id=customer, session_id=session, value=1.0)
 
@@ -220,11 +223,29 @@ def test_one_consumer_by_lease(kind: str, own_redis: str) -> None:
         log.append_events([event(1)])
         assert first.step() == 1
         assert second.step() is None
-        with pytest.raises(EventLogUnavailable, match="lease"):
-            second.rebuild([])
         first.close()
         assert second.step() == 0, "what was folded stays folded"
         second.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_a_running_consumer_gives_way_to_a_rebuild_and_comes_back(kind: str, own_redis: str) -> None:
+    with opened(kind, own_redis) as (log, directory):
+        shelf, ticks = Shelf({}), itertools.count(START)
+        running, job = (
+            Consumer(log, states_of(kind, directory, own_redis), shelf, clock=lambda: next(ticks))
+            for _ in range(2)
+        )
+        log.append_events([event(1)])
+        thread = ConsumerThread(running, poll_seconds=0.01)
+        thread.start()
+        until(lambda: "a" in shelf.held)
+        assert job.rebuild([{"a": ((START - 5, "from the tables", s.VIEW, 0.0),)}]) == 1
+        assert [line[1] for line in shelf.held["a"]] == ["from the tables", "p"]
+        job.close()
+        log.append_events([event(2, who="b")])
+        until(lambda: "b" in shelf.held)
+        thread.stop()
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "redis"])
@@ -236,7 +257,7 @@ def test_pages_of_pushes_miss_no_row(kind: str, own_redis: str) -> None:
         assert states.lease()
         keys = [f"c{number:05d}" for number in range(5 * BATCH + 7)]
         for place, start in enumerate(range(0, len(keys), 300)):  # pages do not end with commits
-            rows = {key: ((START, "p", s.VIEW, 0.0),) for key in keys[start : start + 300]}
+            rows = dict.fromkeys(keys[start : start + 300], ((START, "p", s.VIEW, 0.0),))
             states.commit(rows, offset=None, stamp=START + place)
         consumer = Consumer(log, states, shelf, clock=lambda: START)
         assert consumer.step() == 0

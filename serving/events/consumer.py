@@ -27,6 +27,8 @@ BATCH: Final = 500
 _PAGE: Final = 4 * BATCH  # more than one commit touches, so that every page ends a commit
 _SESSION_US: Final = 24 * 3_600 * 1_000_000
 _WAIT_SECONDS: Final = 1.0
+_CHORES: Final = 300
+_CLAIM_SECONDS: Final = 15.0
 
 
 class Rows(Protocol):
@@ -120,6 +122,7 @@ class Consumer:
                 if (key := key_of(entry.record)) is not None:
                     told[key] = folded(told.get(key, ()), line_of(entry.record))
             count, offset = count + len(entries), entries[-1].offset
+            self._states.lease()  # reading takes its time
         for chunk in base:
             fresh = {key: merged(chunk[key], told.pop(key)) for key in sorted(told.keys() & chunk.keys())}
             self._replace({**chunk, **fresh}, fresh)
@@ -172,16 +175,16 @@ class ConsumerThread:
         Closed when the thread ends.
     poll_seconds
         How often the log is looked at.
-    on_step
-        Told after every step how many events it folded.
+    idle
+        Done now and then by whoever consumes, besides ending old sessions.
     """
 
     def __init__(
-        self, consumer: Consumer, *, poll_seconds: float, on_step: Callable[[int], None] = lambda count: None
+        self, consumer: Consumer, *, poll_seconds: float, idle: Callable[[], None] = lambda: None
     ) -> None:
         self._consumer = consumer
         self._poll_seconds = poll_seconds
-        self._on_step = on_step
+        self._idle = idle
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="consumer", daemon=True)
         self.problem = ""
@@ -201,13 +204,13 @@ class ConsumerThread:
         while not self._stop.wait(wait):
             try:
                 count = self._consumer.step()
-                steps += 1
-                if steps % 1000 == 0:
+                if count == 0 and steps % _CHORES == 0:
                     self._consumer.sweep()
+                    self._idle()
+                steps += 1
                 problem = ""
                 # a full batch: there is more
                 wait = _WAIT_SECONDS if count is None else 0.0 if count == BATCH else self._poll_seconds
-                self._on_step(count or 0)
             except Exception as error:  # the thread must outlive whatever a store can raise
                 problem = (
                     str(error) if isinstance(error, NextbestError) else f"{type(error).__name__}: {error}"

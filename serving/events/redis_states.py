@@ -7,6 +7,7 @@ that a consumer which slept through its lease changes nothing any more.
 from __future__ import annotations
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -20,16 +21,25 @@ from serving.events.fold import Lines
 from serving.events.states import Position, Touched, decoded, encoded
 
 LEASE_MS: Final = 3_000
+CLAIM_MS: Final = 10_000
 _LINES: Final = "{nextbest}:histories"
 _TOUCHED: Final = "{nextbest}:histories:touched"
 _CONSUMER: Final = "{nextbest}:consumer"
 _LEASE: Final = "{nextbest}:consumer:lease"
 _SESSIONS: Final = "{nextbest}:histories:sessions"
-_KEYS: Final = (_LEASE, _LINES, _TOUCHED, _CONSUMER, _SESSIONS)
+_CLAIMANT: Final = "{nextbest}:consumer:claimant"
+_KEYS: Final = (_LEASE, _LINES, _TOUCHED, _CONSUMER, _SESSIONS, _CLAIMANT)
 
-_HELD: Final = "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
+_HELD: Final = (
+    "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end\n"
+    f"redis.call('PEXPIRE', KEYS[1], {LEASE_MS})\n"
+)
 _TAKE: Final = """
-local holder = redis.call('GET', KEYS[1])
+local holder, claimant = redis.call('GET', KEYS[1]), redis.call('GET', KEYS[6])
+if claimant and claimant ~= ARGV[1] then
+    if holder == ARGV[1] then redis.call('DEL', KEYS[1]) end
+    return 0
+end
 if holder and holder ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return 1
@@ -68,7 +78,13 @@ redis.call('HSET', KEYS[4], 'pushed', redis.call('HGET', KEYS[4], 'stamp') or 0)
 return 1
 """
 )
-_RELEASE: Final = _HELD + "return redis.call('DEL', KEYS[1])"
+_CLAIM: Final = "redis.call('SET', KEYS[6], ARGV[1], 'NX', 'PX', ARGV[2]) return 1"
+_RELEASE: Final = """
+for _, key in ipairs({KEYS[1], KEYS[6]}) do
+    if redis.call('GET', key) == ARGV[1] then redis.call('DEL', key) end
+end
+return 1
+"""
 
 
 class RedisStates:
@@ -87,12 +103,22 @@ class RedisStates:
         self._token = uuid.uuid4().hex
         self._scripts = {
             text: self._client.register_script(text)
-            for text in (_TAKE, _COMMIT, _PUSHED, _FORGET, _CLEAR, _RELEASE)
+            for text in (_TAKE, _CLAIM, _COMMIT, _PUSHED, _FORGET, _CLEAR, _RELEASE)
         }
 
     def lease(self) -> bool:
         """See ``States``."""
         return bool(self._run(_TAKE, LEASE_MS))
+
+    def claim(self, *, seconds: float) -> bool:
+        """See ``States``."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self._run(_CLAIM, CLAIM_MS)
+            if self.lease():
+                return True
+            time.sleep(0.05)
+        return False
 
     def position(self) -> Position:
         """See ``States``."""

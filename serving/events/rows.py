@@ -6,7 +6,7 @@ holds the one lease, and knows which row is the newest.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -32,13 +32,13 @@ class RecentRows:
 
     Parameters
     ----------
-    store
-        An applied feature store; used by this object alone, from one thread.
+    opened
+        Opens the feature store, when it is first needed; it may have been applied only then.
     """
 
-    def __init__(self, store: FeatureStore) -> None:
-        self._store = store
-        self._view: Any = None
+    def __init__(self, opened: Callable[[], FeatureStore]) -> None:
+        self._opened = opened
+        self._held: tuple[FeatureStore, Any] | None = None
 
     def read(self, keys: Sequence[str]) -> dict[str, Lines]:
         """Return the histories that are online; FeatureUnavailable while the store does not answer."""
@@ -47,8 +47,8 @@ class RecentRows:
         ]
         names = [name for name, _ in v.RECENT]
         try:
-            online = self._store._get_provider().online_store
-            found = online.online_read(self._store.config, self._recent(), entities, names)
+            store, view = self._store()
+            found = store._get_provider().online_store.online_read(store.config, view, entities, names)
         except Exception as error:
             raise _unavailable(error) from error
         return {
@@ -62,21 +62,29 @@ class RecentRows:
         rows = pd.DataFrame([row_of(key, lines) for key, lines in histories.items()])
         at = [_EPOCH + timedelta(microseconds=stamps[key]) for key in histories]
         try:
-            write_rows(self._store, self._recent(), rows, at)
+            store, view = self._store()
+            write_rows(store, view, rows, at)
         except Exception as error:
             raise _unavailable(error) from error
 
     def remove(self, keys: Sequence[str]) -> None:
         """Remove rows; FeatureUnavailable while the store does not answer."""
         try:
-            remove_rows(self._store, self._recent(), keys)
+            store, view = self._store()
+            remove_rows(store, view, keys)
         except Exception as error:
             raise _unavailable(error) from error
 
-    def _recent(self) -> Any:
-        if self._view is None:
-            self._view = self._store.get_feature_view(v.CUSTOMER_RECENT)
-        return self._view
+    def _store(self) -> tuple[FeatureStore, Any]:
+        if self._held is None:
+            store = self._opened()
+            self._held = store, store.get_feature_view(v.CUSTOMER_RECENT)
+        return self._held
+
+
+def histories(rows: pd.DataFrame) -> dict[str, Lines]:
+    """Return the histories in rows of ``customer_recent``, by customer."""
+    return {str(row[s.CUSTOMER_ID]): lines_of(row) for row in rows.to_dict("records")}
 
 
 def lines_of(row: Mapping[str, Any]) -> Lines:

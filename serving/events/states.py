@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from serving.events.fold import Lines, session_key
 
 _BUSY_SECONDS: Final = 2.0
 _KEYS: Final = 500
+_CLAIM_SECONDS: Final = 0.05
 _TABLES: Final = """
 CREATE TABLE IF NOT EXISTS histories (key TEXT PRIMARY KEY, lines TEXT NOT NULL, touched INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS touched ON histories (touched);
@@ -57,6 +59,10 @@ class States(Protocol):
 
     def lease(self) -> bool:
         """Take the lease, or keep it; False while another consumer holds it."""
+        ...
+
+    def claim(self, *, seconds: float) -> bool:
+        """Ask whoever holds the lease to give it up, and wait for it; False when it does not come in time."""
         ...
 
     def position(self) -> Position:
@@ -116,21 +122,33 @@ class SqliteStates:
         self._path = path
         self._connection: sqlite3.Connection | None = None
         self._lock: IO[bytes] | None = None
+        self._claim: IO[bytes] | None = None
 
     def lease(self) -> bool:
         """See ``States``."""
-        if self._lock is not None:
-            return True
-        with self._answering():
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            file = self._path.with_suffix(".lock").open("wb")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
+        if self._claim is None:
+            with self._answering():
+                claim = _locked(self._path.with_suffix(".claim"))
+            if claim is None:  # somebody else waits for the lease
+                self._release()
                 return False
-        self._lock = file
-        return True
+            claim.close()
+        if self._lock is None:
+            with self._answering():
+                self._lock = _locked(self._path.with_suffix(".lock"))
+        return self._lock is not None
+
+    def claim(self, *, seconds: float) -> bool:
+        """See ``States``."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if self._claim is None:
+                with self._answering():
+                    self._claim = _locked(self._path.with_suffix(".claim"))
+            if self._claim is not None and self.lease():
+                return True
+            time.sleep(_CLAIM_SECONDS)
+        return False
 
     def position(self) -> Position:
         """See ``States``."""
@@ -195,6 +213,12 @@ class SqliteStates:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+        self._release()
+        if self._claim is not None:
+            self._claim.close()
+            self._claim = None
+
+    def _release(self) -> None:
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -224,6 +248,18 @@ class SqliteStates:
                 f"expected the consumer's state {self._path} to answer, found {error}; see that it is there, can be "
                 "written and has room"
             ) from error
+
+
+def _locked(path: Path) -> IO[bytes] | None:
+    """Return the file, locked; None when another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("wb")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -18,7 +17,7 @@ import pytest
 from serving.errors import EventLogUnavailable
 from serving.events import CHANGES, EVENTS, KNOWN_DAYS, Change, open_log
 from serving.events import sqlite_log as module
-from tests.event_stores import everything, ids
+from tests.event_stores import everything, ids, until
 from tests.event_writer import an_event
 
 DAY = 86_400_000_000
@@ -59,14 +58,12 @@ def test_those_who_wait_share_one_commit(directory: Path) -> None:
     def append(i: int) -> None:
         answers[i] = log.append_events([an_event(f"e{i}"), an_event("common")])
 
-    threads = [threading.Thread(target=append, args=(i,)) for i in range(8)]
+    threads = [threading.Thread(target=append, args=(i,), daemon=True) for i in range(8)]
     with locked(directory):
         for thread in threads:
             thread.start()
-        while len(log._waiting) < 8:
-            time.sleep(0.001)
-    for thread in threads:
-        thread.join()
+        until(lambda: len(log._waiting) == 8)
+    until(lambda: len(answers) == 8)
     assert len(transactions) == 1
     assert all(answers[i][0] for i in range(8)), "each got its own answer"
     assert sum(answers[i][1] for i in range(8)) == 1
@@ -86,13 +83,11 @@ def test_a_lock_held_too_long_is_told_to_all_who_wait(
         except EventLogUnavailable as error:
             errors.append(str(error))
 
-    threads = [threading.Thread(target=append, args=(name,)) for name in "abc"]
+    threads = [threading.Thread(target=append, args=(name,), daemon=True) for name in "abc"]
     with locked(directory):
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(errors) == 3
+        until(lambda: len(errors) == 3)
     assert all("database is locked" in error for error in errors)
     assert ids(log) == []
     assert log.append_events([an_event(name) for name in "abc"]) == [True] * 3

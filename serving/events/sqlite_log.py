@@ -16,6 +16,7 @@ import fcntl
 import os
 import sqlite3
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -30,6 +31,7 @@ T = TypeVar("T")
 _Work = Callable[[sqlite3.Connection, int], Any]
 
 _BUSY_SECONDS: Final = 2.0
+_ASK_SECONDS: Final = 0.001
 _TRIM_ROWS: Final = 5_000
 _KNOWN_US: Final = KNOWN_DAYS * 86_400_000_000
 
@@ -62,8 +64,8 @@ class SqliteLog:
         self._waiting: deque[tuple[_Work, Future[Any]]] = deque()
         self._writing = threading.Lock()
         self._reading = threading.Lock()
-        self._writer = _Connection(path)
-        self._reader = _Connection(path)
+        self._writer = _Connection(path, timeout=0.0)
+        self._reader = _Connection(path, timeout=_BUSY_SECONDS)
         self._is_made = False
         with contextlib.suppress(EventLogUnavailable), self._answering():
             self._make()
@@ -168,7 +170,7 @@ class SqliteLog:
         try:
             with self._answering():
                 connection = self._opened(self._writer)
-                connection.execute("BEGIN IMMEDIATE")
+                _begin(connection)
                 group = self._take()
                 now = self._clock()
                 results = [work(connection, now) for work, _ in group]
@@ -228,8 +230,9 @@ class SqliteLog:
 class _Connection:
     """A connection opened when it is needed, dropped at the first trouble, and true to the file at its path."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, timeout: float) -> None:
         self._path = path
+        self._timeout = timeout
         self._held: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
 
@@ -239,7 +242,7 @@ class _Connection:
             self._held = sqlite3.connect(
                 f"{self._path.absolute().as_uri()}?mode=rw",
                 uri=True,
-                timeout=_BUSY_SECONDS,
+                timeout=self._timeout,
                 isolation_level=None,
                 check_same_thread=False,
             )
@@ -262,6 +265,23 @@ class _Connection:
     def _at_path(self) -> tuple[int, int]:
         found = self._path.stat()
         return found.st_dev, found.st_ino
+
+
+def _begin(connection: sqlite3.Connection) -> None:
+    """Take the write lock, asking every millisecond.
+
+    SQLite's own waiting asks ever less often, up to 100 ms apart, and so one of several busy processes starves.
+    """
+    deadline = time.monotonic() + _BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            return
+        except sqlite3.OperationalError as error:
+            is_busy = error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_BUSY
+            if not is_busy or time.monotonic() > deadline:
+                raise
+        time.sleep(_ASK_SECONDS)
 
 
 def _next(connection: sqlite3.Connection, stream: Stream[Any], now: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,14 @@ class Store:
         return subprocess.Popen(
             [*command, *map(str, more)], cwd=Path(__file__).parents[1], stdout=subprocess.PIPE
         )
+
+
+def until(condition: Callable[[], object]) -> None:
+    """Wait for what another thread or process must bring about."""
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.002)
 
 
 def everything(log: EventLog, stream: Stream[Any] = EVENTS) -> list[Entry[Any]]:

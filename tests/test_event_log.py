@@ -247,9 +247,9 @@ def test_a_loss_counts_once_and_closes_the_account(event_store: Store) -> None:
 
 def test_threads_and_processes_at_once(event_store: Store) -> None:
     """Three processes of three threads append the same events: each is new for one of them, once, in one order."""
-    log = event_store.open()
     count, threads = 120, 3
     processes = [event_store.process("events", "same", count, threads) for _ in range(3)]
+    log = event_store.open()  # whoever comes first makes it
     tail, told = [], []
     while len(tail) < count * threads and any(process.poll() is None for process in processes):
         tail += log.read(EVENTS, after=tail[-1].offset if tail else None, limit=7)

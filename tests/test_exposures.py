@@ -13,7 +13,7 @@ import pytest
 
 from serving.errors import ConfigError, EventLogUnavailable
 from serving.events import EXPOSURES, EventLog, Exposure, ExposureBuffer, open_log, settle
-from tests.event_stores import Store, everything
+from tests.event_stores import Store, everything, until
 from tests.event_writer import an_exposure
 from tests.test_event_log_crash import killed
 
@@ -81,9 +81,7 @@ def test_it_is_written_in_the_background(log: EventLog, directory: Path) -> None
     buffer = ExposureBuffer(log, directory, flush_seconds=0.01)
     buffer.start()
     buffer.add(an_exposure("r0"))
-    wait = threading.Event()
-    while not written(log):
-        wait.wait(0.01)
+    until(lambda: written(log))
     buffer.close()
     assert written(log) == ["r0"]
 
@@ -148,13 +146,10 @@ def test_the_writing_outlives_whatever_the_log_raises(log: EventLog, directory: 
     buffer = ExposureBuffer(trouble, directory, flush_seconds=0.001)
     buffer.start()
     buffer.add(an_exposure("r0"))
-    wait = threading.Event()
-    while not buffer.problem:
-        wait.wait(0.01)
+    until(lambda: buffer.problem)
     assert buffer.problem == "RuntimeError: something no one foresaw"
     trouble.error = None
-    while buffer.written == 0:
-        wait.wait(0.01)
+    until(lambda: buffer.written)
     buffer.close()
     assert written(log) == ["r0"]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +18,7 @@ from serving.errors import ConfigError, EventLogUnavailable
 from serving.events import EVENTS, KNOWN_DAYS, EventLog, open_log
 from serving.events import redis_log as module
 from tests.conftest import free_port
-from tests.event_stores import everything, ids
+from tests.event_stores import everything, ids, until
 from tests.event_writer import an_event
 from tests.redis_server import RedisServer
 
@@ -137,8 +139,7 @@ def test_a_redis_that_cannot_save_is_told(restored: RedisServer, log: EventLog) 
     restored.client.config_set("dbfilename", "in-the-way")
     restored.client.config_set("save", "3600 1")
     restored.client.bgsave()
-    while restored.client.info("persistence")["rdb_last_bgsave_status"] != "err":
-        time.sleep(0.01)
+    until(lambda: restored.client.info("persistence")["rdb_last_bgsave_status"] == "err")
     with pytest.raises(EventLogUnavailable, match="MISCONF"):
         log.append_events([an_event("a")])
     restored.client.config_set("save", "")
@@ -159,6 +160,49 @@ def test_a_redis_that_hangs_is_told_and_nothing_is_doubled(
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
     log.append_events([an_event("b"), an_event("c")])
+    assert ids(log) == ["a", "b", "c"]
+
+
+class Proxy:
+    """Stands between a client and Redis; told to cut, it loses the next answer to a script with the connection."""
+
+    def __init__(self, url: str) -> None:
+        self._to = int(url.rpartition(":")[2].partition("/")[0])
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+        self.is_cutting = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            client, _ = self._listener.accept()
+            threading.Thread(target=self._forward, args=(client,), daemon=True).start()
+
+    def _forward(self, client: socket.socket) -> None:
+        asked = b""
+        with client, socket.create_connection(("127.0.0.1", self._to)) as server:
+            while True:
+                for source in select.select([client, server], [], [])[0]:
+                    data = source.recv(65536)
+                    if not data:
+                        return
+                    if source is server and self.is_cutting and b"EVALSHA" in asked:
+                        self.is_cutting = False
+                        return
+                    if source is client:
+                        asked = data
+                    (server if source is client else client).sendall(data)
+
+
+def test_a_lost_answer_is_told_not_tried_again_in_secret(server: RedisServer, tmp_path: Path) -> None:
+    """A second try would answer that events are known which nobody was ever told are new."""
+    proxy = Proxy(server.url)
+    log = open_log(tmp_path, redis_url=proxy.url)
+    assert log.append_events([an_event("a")]) == [True]
+    proxy.is_cutting = True
+    with pytest.raises(EventLogUnavailable, match="ConnectionError"):
+        log.append_events([an_event("b")])
+    assert log.append_events([an_event("b"), an_event("c")]) == [False, True]
     assert ids(log) == ["a", "b", "c"]
 
 

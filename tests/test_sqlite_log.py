@@ -8,7 +8,6 @@ import shutil
 import sqlite3
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from serving.errors import EventLogUnavailable
-from serving.events import CHANGES, EVENTS, KNOWN_DAYS, Change, open_log
-from serving.events import sqlite_log as module
-from tests.event_stores import everything, ids
+from serving.events import CHANGES, EVENTS, KNOWN_DAYS, Change, open_log, sqlite_file, sqlite_log
+from tests.event_stores import everything, ids, until
 from tests.event_writer import an_event
 
 DAY = 86_400_000_000
@@ -40,8 +38,8 @@ def locked(directory: Path) -> Iterator[None]:
 
 
 def test_what_is_committed_is_flushed(directory: Path) -> None:
-    log = module.SqliteLog(directory / "events.db", clock=lambda: 1)
-    connection = log._opened(log._writer)
+    file = sqlite_file.SqliteFile(directory / "events.db", tables="", clock=lambda: 1)
+    connection = file.write(lambda connection, now: connection)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,), "FULL: a flush for each commit"
 
@@ -53,20 +51,18 @@ def test_those_who_wait_share_one_commit(directory: Path) -> None:
         transactions.append(1)
         return 1
 
-    log = module.SqliteLog(directory / "events.db", clock=clock)
+    log = sqlite_log.SqliteLog(directory / "events.db", clock=clock)
     answers: dict[int, list[bool]] = {}
 
     def append(i: int) -> None:
         answers[i] = log.append_events([an_event(f"e{i}"), an_event("common")])
 
-    threads = [threading.Thread(target=append, args=(i,)) for i in range(8)]
+    threads = [threading.Thread(target=append, args=(i,), daemon=True) for i in range(8)]
     with locked(directory):
         for thread in threads:
             thread.start()
-        while len(log._waiting) < 8:
-            time.sleep(0.001)
-    for thread in threads:
-        thread.join()
+        until(lambda: len(log._file._waiting) == 8)
+    until(lambda: len(answers) == 8)
     assert len(transactions) == 1
     assert all(answers[i][0] for i in range(8)), "each got its own answer"
     assert sum(answers[i][1] for i in range(8)) == 1
@@ -76,7 +72,7 @@ def test_those_who_wait_share_one_commit(directory: Path) -> None:
 def test_a_lock_held_too_long_is_told_to_all_who_wait(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(sqlite_file, "_BUSY_SECONDS", 0.3)
     log = open_log(directory)
     errors = []
 
@@ -86,13 +82,11 @@ def test_a_lock_held_too_long_is_told_to_all_who_wait(
         except EventLogUnavailable as error:
             errors.append(str(error))
 
-    threads = [threading.Thread(target=append, args=(name,)) for name in "abc"]
+    threads = [threading.Thread(target=append, args=(name,), daemon=True) for name in "abc"]
     with locked(directory):
         for thread in threads:
             thread.start()
-        for thread in threads:
-            thread.join()
-    assert len(errors) == 3
+        until(lambda: len(errors) == 3)
     assert all("database is locked" in error for error in errors)
     assert ids(log) == []
     assert log.append_events([an_event(name) for name in "abc"]) == [True] * 3
@@ -116,7 +110,7 @@ def test_an_error_nobody_foresaw_reaches_every_caller(directory: Path) -> None:
 def test_readers_and_the_writer_do_not_wait_for_each_other(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(sqlite_file, "_BUSY_SECONDS", 0.0)
     log = open_log(directory)
     log.append_events([an_event("a")])
     with locked(directory):
@@ -143,7 +137,7 @@ def test_ids_are_forgotten_with_their_events_and_not_sooner(directory: Path) -> 
 
 
 def test_a_long_trim_goes_in_parts(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_TRIM_ROWS", 4)
+    monkeypatch.setattr(sqlite_log, "_TRIM_ROWS", 4)
     log = open_log(directory)
     for count in (3, 4, 8, 9):
         log.append_changes([Change("product", "p", {}, i) for i in range(count)])

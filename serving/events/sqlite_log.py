@@ -1,35 +1,21 @@
-"""The event log in one SQLite file: WAL, full sync, group commit.
+"""The event log in one SQLite file.
 
-A commit costs a disk flush, so those who wait share one: of the threads of a process that append at the same time
-one commits for all, and every process waits its turn for the file's one write lock. Log times are given under
-that lock, so entries appear in their order. Readers never wait for a writer, nor writers for them.
-
-The file is made when the log is first opened and never again: a file that vanishes, or is replaced, under a running
-process (an unmounted disk, a moved directory) is an error until it is back, and nothing is acknowledged into a file
-that nobody can find. It must be on a local disk. Trimmed room is used again; the file does not shrink.
+Log times are given under the file's write lock, so that entries appear in their order. What stands here is which
+rows a record becomes; how they reach the disk is in ``sqlite_file``. Trimmed room is used again; the file does not
+shrink.
 """
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
-import os
 import sqlite3
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from serving.errors import EventLogUnavailable
 from serving.events.records import Change, Event, Exposure
+from serving.events.sqlite_file import SqliteFile
 from serving.events.streams import CHANGES, EVENTS, EXPOSURES, KNOWN_DAYS, Entry, R, Stream, place
 
-T = TypeVar("T")
-_Work = Callable[[sqlite3.Connection, int], Any]
-
-_BUSY_SECONDS: Final = 2.0
 _TRIM_ROWS: Final = 5_000
 _KNOWN_US: Final = KNOWN_DAYS * 86_400_000_000
 
@@ -57,16 +43,7 @@ class SqliteLog:
     """
 
     def __init__(self, path: Path, *, clock: Callable[[], int]) -> None:
-        self._path = path
-        self._clock = clock
-        self._waiting: deque[tuple[_Work, Future[Any]]] = deque()
-        self._writing = threading.Lock()
-        self._reading = threading.Lock()
-        self._writer = _Connection(path)
-        self._reader = _Connection(path)
-        self._is_made = False
-        with contextlib.suppress(EventLogUnavailable), self._answering():
-            self._make()
+        self._file = SqliteFile(path, tables=_TABLES, clock=clock)
 
     def append_events(self, events: Sequence[Event]) -> list[bool]:
         """See ``EventLog``."""
@@ -85,13 +62,13 @@ class SqliteLog:
                     at += 1
             return fresh
 
-        return self._write(append) if rows else []
+        return self._file.write(append) if rows else []
 
     def append_changes(self, changes: Sequence[Change]) -> None:
         """See ``EventLog``."""
         records = [change.to_json().decode() for change in changes]
         if records:
-            self._write(lambda connection, now: _append(connection, CHANGES, records, now))
+            self._file.write(lambda connection, now: _append(connection, CHANGES, records, now))
 
     def append_exposures(self, exposures: Sequence[Exposure], *, writer: str, after: int) -> None:
         """See ``EventLog``."""
@@ -103,7 +80,7 @@ class SqliteLog:
             _note(connection, writer, max(written, after + len(records)), lost=0)
 
         if records:
-            self._write(append)
+            self._file.write(append)
 
     def settle_exposures(self, writer: str, *, taken: int) -> int:
         """See ``EventLog``."""
@@ -114,15 +91,15 @@ class SqliteLog:
             _note(connection, writer, max(written, taken), lost=lost)
             return lost
 
-        return self._write(settle)
+        return self._file.write(settle)
 
     def exposures_lost(self) -> int:
         """See ``EventLog``."""
-        return int(self._read("SELECT coalesce(sum(lost), 0) FROM writers")[0][0])
+        return int(self._file.read("SELECT coalesce(sum(lost), 0) FROM writers")[0][0])
 
     def read(self, stream: Stream[R], *, after: str | None, limit: int) -> list[Entry[R]]:
         """See ``EventLog``."""
-        rows = self._read(
+        rows = self._file.read(
             f"SELECT logged_at, record FROM {stream.name} WHERE logged_at > ? ORDER BY logged_at LIMIT ?",
             place(after),
             limit,
@@ -138,9 +115,7 @@ class SqliteLog:
 
     def close(self) -> None:
         """See ``EventLog``."""
-        for lock, connection in ((self._writing, self._writer), (self._reading, self._reader)):
-            with lock:
-                connection.drop()
+        self._file.close()
 
     def _trim(self, table: str, before: Callable[[int], int]) -> int:
         oldest = f"SELECT logged_at FROM {table} WHERE logged_at < ? ORDER BY logged_at LIMIT {_TRIM_ROWS}"
@@ -149,119 +124,10 @@ class SqliteLog:
             query = f"DELETE FROM {table} WHERE logged_at IN ({oldest})"
             return connection.execute(query, (before(now),)).rowcount
 
-        removed = [self._write(trim)]
+        removed = [self._file.write(trim)]
         while removed[-1] == _TRIM_ROWS:
-            removed.append(self._write(trim))
+            removed.append(self._file.write(trim))
         return sum(removed)
-
-    def _write(self, work: Callable[[sqlite3.Connection, int], T]) -> T:
-        """Do ``work`` in a transaction that it shares with all who wait; return its result once that is durable."""
-        future: Future[T] = Future()
-        self._waiting.append((work, future))
-        with self._writing:
-            if not future.done():
-                self._commit()
-        return future.result()
-
-    def _commit(self) -> None:
-        group: list[tuple[_Work, Future[Any]]] = []
-        try:
-            with self._answering():
-                connection = self._opened(self._writer)
-                connection.execute("BEGIN IMMEDIATE")
-                group = self._take()
-                now = self._clock()
-                results = [work(connection, now) for work, _ in group]
-                connection.execute("COMMIT")
-                self._writer.check()
-        except BaseException as error:
-            self._writer.drop()
-            for _, future in [*group, *self._take()]:
-                future.set_exception(error)
-        else:
-            for (_, future), result in zip(group, results, strict=True):
-                future.set_result(result)
-
-    def _take(self) -> list[tuple[_Work, Future[Any]]]:
-        return [self._waiting.popleft() for _ in range(len(self._waiting))]
-
-    def _read(self, query: str, *values: int) -> list[Any]:
-        with self._reading:
-            try:
-                with self._answering():
-                    rows = self._opened(self._reader).execute(query, values).fetchall()
-                    self._reader.check()
-                    return rows
-            except EventLogUnavailable:
-                self._reader.drop()
-                raise
-
-    def _opened(self, connection: _Connection) -> sqlite3.Connection:
-        if not self._is_made:
-            self._make()
-        return connection.open()
-
-    def _make(self) -> None:
-        """Make the file, one process at a time."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        directory = os.open(self._path.parent, os.O_RDONLY)
-        try:
-            fcntl.flock(directory, fcntl.LOCK_EX)
-            with contextlib.closing(sqlite3.connect(self._path, timeout=_BUSY_SECONDS)) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.executescript(_TABLES)
-        finally:
-            os.close(directory)
-        self._is_made = True
-
-    @contextlib.contextmanager
-    def _answering(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            raise EventLogUnavailable(
-                f"expected the event log {self._path} to answer, found {error}; see that it is there, can be "
-                "written and has room, and repeat the call"
-            ) from error
-
-
-class _Connection:
-    """A connection opened when it is needed, dropped at the first trouble, and true to the file at its path."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._held: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
-
-    def open(self) -> sqlite3.Connection:
-        """Return the connection; it never makes the file."""
-        if self._held is None:
-            self._held = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=rw",
-                uri=True,
-                timeout=_BUSY_SECONDS,
-                isolation_level=None,
-                check_same_thread=False,
-            )
-            self._held.execute("PRAGMA synchronous=FULL")
-            self._file = self._at_path()
-        return self._held
-
-    def check(self) -> None:
-        """Check that what was read or committed is in the file that stands at the path."""
-        if self._at_path() != self._file:
-            raise OSError("another file in its place")
-
-    def drop(self) -> None:
-        """Close the connection, and with it an open transaction; the next ``open`` makes a new one."""
-        held, self._held = self._held, None
-        if held is not None:
-            with contextlib.suppress(sqlite3.Error):
-                held.close()
-
-    def _at_path(self) -> tuple[int, int]:
-        found = self._path.stat()
-        return found.st_dev, found.st_ino
 
 
 def _next(connection: sqlite3.Connection, stream: Stream[Any], now: int) -> int:

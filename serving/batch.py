@@ -123,7 +123,7 @@ def rank(
             np.stack([search.vector for search in found]),
             bundle.vectors,
             n,
-            allowed=bundle.catalog.on_sale(at),
+            allowed=recommender.searchable(at),
             blocked=blocked,
         )
         sources[rows] = np.array([search.source for search in found], dtype=np.object_)[:, None]

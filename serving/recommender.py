@@ -176,7 +176,7 @@ class Recommender:
         return states
 
     def search(self, query: Query, state: CustomerState) -> Search | None:
-        """Return the search over all products on sale that answers a query, so that many are made at once.
+        """Return the search over ``searchable`` products that answers a query, so that many are made at once.
 
         None wherever there is more to the answer: the query has context, exclude or filters, the model has no
         vectors or is not asked first, it knows nothing of the customer, or products bought before are lifted.
@@ -190,6 +190,11 @@ class Recommender:
         again = subject.repeats and len(held_back) < len(subject.bought.products)
         vector = None if again and policy.repeat_weight > 0 else self._personal.vector(subject)
         return None if vector is None else Search(vector, held_back, f"model:{policy.model}")
+
+    def searchable(self, at: datetime) -> Mask:
+        """Return the products (products,) that a ``search`` is over: on sale, with a place among the vectors."""
+        on_sale = self.bundle.catalog.on_sale(at)
+        return self._personal.placed(on_sale) if isinstance(self._personal, Vectors) else on_sale
 
     def score(self, customer_ids: Sequence[str], product_ids: Sequence[str], at: datetime) -> Float32:
         """Return the personal scores (customers, products); NaN for an unknown product or customer."""

@@ -90,6 +90,8 @@ class Vectors:
         self._repeat_weight = policy.repeat_weight
         self._vectors = bundle.vectors
         self._index = bundle.index
+        placed = np.asarray(bundle.vectors.any(axis=1))
+        self._placed = None if placed.all() else placed
         self._sample = np.array(bundle.vectors[:: max(len(bundle.vectors) // _SAMPLE, 1)])
         self._encoder = encoder(
             spec,
@@ -101,6 +103,10 @@ class Vectors:
                 bundle.manifest.data.as_of,
             ),
         )
+
+    def placed(self, allowed: Mask) -> Mask:
+        """Return which of the allowed products have a place among the vectors; of others the model knows nothing."""
+        return allowed if self._placed is None else allowed & self._placed
 
     def vector(self, subject: Subject) -> Float32 | None:
         """Return the (d,) query vector, or None for somebody of whom nothing is known."""
@@ -116,7 +122,7 @@ class Vectors:
         query = self.vector(subject)
         if query is None:
             return _none(self._name)
-        found, inner = self._index.search(query[None, :], n, allowed=allowed)
+        found, inner = self._index.search(query[None, :], n, allowed=self.placed(allowed))
         products, scores = found[0], inner[0]
         if subject.repeats and self._repeat_weight > 0 and len(subject.bought.products):
             own = subject.bought

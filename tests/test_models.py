@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from feature_repo import schema as s
 from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
+from serving.batch import rank
 from serving.bundle import load, save
 from serving.catalog import REPURCHASE_DAYS, Catalog
 from serving.encoders.fold_in import FoldIn
@@ -259,6 +260,29 @@ def test_unseen_products_without_a_description_have_no_direction(name: str) -> N
     assert fit.products is not None
     assert not fit.products[3].any()
     assert fit.products[[0, 1, 2, 4]].any(axis=1).all()
+
+
+@pytest.mark.parametrize("name", [name for name in PERSONAL if not name.startswith("knn")])
+def test_products_without_a_direction_are_left_to_the_next_source(name: str) -> None:
+    """Asked for those alone, or for everything, a model does not claim what it knows nothing of."""
+    data = checkerboard()
+    never = ~np.isin(data.product_idx, [3, 11])
+    fewer = copy.copy(data)
+    for part in ("customer_idx", "product_idx", "kinds", "at"):
+        object.__setattr__(fewer, part, getattr(data, part)[never])
+    recommender = fitted(RECIPES[name], fewer)
+    unknown = {"p03", "p11"}
+    # of the other groups: nobody's history holds the two
+    customers = [f"c{number:02d}" for number in range(CUSTOMERS) if number % GROUPS > 1]
+    for customer in customers:
+        got = recommender.recommend([Query(at=AS_OF, customer_id=customer, n=24, purchased="allow")])[0]
+        assert {item.product_id for item in got.items if item.source == "popular"} == unknown
+        assert set(got.product_ids[-2:]) == unknown
+    lists = rank(recommender, customers, at=AS_OF, n=24, purchased="exclude")
+    for customer, products, sources in zip(customers, lists.products, lists.sources, strict=True):
+        asked = recommender.recommend([Query(at=AS_OF, customer_id=customer, n=24)])[0]
+        assert [f"p{place:02d}" for place in products if place >= 0] == asked.product_ids
+        assert sources[products >= 0].tolist() == [item.source for item in asked.items]
 
 
 @settings(max_examples=60, deadline=None)

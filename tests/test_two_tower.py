@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from feature_repo import schema as s
 from feature_repo.recent import DAY_US, History, to_micros
 from serving.encoders.spec import HISTORY_VECTORS, TowerSpec
-from serving.encoders.tower import BIASES, LAYERS, Tower
+from serving.encoders.tower import LAYERS, Tower
 from serving.encoders.vocabulary import Vocabulary
 from serving.encoders.weights import EventWeights, HistoryWeights
 from serving.errors import BundleError
@@ -29,7 +29,7 @@ from training.models.configs import TwoTowerConfig
 from training.models.two_tower_net import Towers
 from training.models.two_tower_steps import Examples, Judge
 
-PRODUCTS, WIDTH, HIDDEN, WORDS = 30, 6, 4, 9
+PRODUCTS, WIDTH, HIDDEN, WORDS, RANK = 30, 6, 4, 9, 3
 VOCABULARY: Final = Vocabulary(tokens=("age#0", "age#1", "town=Linz", "town=Graz"), edges={"age": (40.0,)})
 WEIGHTS: Final = EventWeights(half_life_days=20.0)
 CONFIG: Final = TwoTowerConfig(factors=WIDTH, hidden=HIDDEN, temperature=0.1, id_dropout=0.0)
@@ -64,10 +64,10 @@ def random_towers(*, features: int = 4, seed: int = 0) -> Towers:
         return generator.normal(size=shape).astype(np.float32)
 
     towers = Towers(
-        identity=draw(PRODUCTS, WIDTH + BIASES),
+        identity=draw(PRODUCTS, WIDTH + 1),
         known=known,
         description=description,
-        table=draw(WORDS, WIDTH + BIASES),
+        table=draw(WORDS, WIDTH + 1),
         history=draw(PRODUCTS, WIDTH),
         features=draw(max(features, 1), WIDTH),
         config=CONFIG,
@@ -83,7 +83,7 @@ def random_towers(*, features: int = 4, seed: int = 0) -> Towers:
 def exported(towers: Towers) -> tuple[Float32, Float32, dict[str, Any]]:
     """Return product vectors, history vectors and layers in NumPy."""
     features = towers.features.weight.shape[0]
-    newcomers = np.random.default_rng(9).normal(size=(features, WIDTH)).astype(np.float32) * 9
+    newcomers = np.random.default_rng(9).normal(size=(features, RANK)).astype(np.float32)
     with torch.no_grad():
         layers = {**towers.exported_layers(), "newcomers": newcomers}
         return towers.products().numpy(), towers.history.weight.numpy().copy(), layers
@@ -134,16 +134,16 @@ def test_numpy_tower_is_the_torch_one(with_features: bool) -> None:
             assert not len(state.history) and not (with_features and state.row)
             nobody += 1
             continue
-        assert found.dtype == np.float32 and found.shape == (WIDTH + BIASES,)
+        assert found.dtype == np.float32 and found.shape == (WIDTH + 1 + RANK + 1,)
         assert np.linalg.norm(found[:WIDTH]) <= (1 + 1e-5) / CONFIG.temperature
         if len(state.history):
             # both in single precision; vectors have length ten
-            np.testing.assert_allclose(found, row, rtol=1e-5, atol=1e-5)
-            assert found[WIDTH:].tolist() == [1.0, 0.0]
+            np.testing.assert_allclose(found[: WIDTH + 1], row, rtol=1e-5, atol=1e-5)
+            assert not found[WIDTH + 1 :].any()
         else:
-            likely = layers["newcomers"][vocabulary.places(state.row)].sum(axis=0)
-            likely /= max(1.0, np.linalg.norm(likely) * CONFIG.temperature)
-            np.testing.assert_allclose(found, [*likely, 0.0, 1.0], rtol=1e-5, atol=1e-6)
+            leaning = layers["newcomers"][vocabulary.places(state.row)].sum(axis=0)
+            assert not found[: WIDTH + 1].any()
+            np.testing.assert_allclose(found[WIDTH + 1 :], [*leaning, 1.0], rtol=1e-6)
     assert nobody == (10 if with_features else 20)
 
 
@@ -189,9 +189,9 @@ def fitted(data: TrainingSet) -> tuple[Embeddings, Towers]:
     with pytest.MonkeyPatch.context() as patch:
         export = two_tower.exported
 
-        def exported_and_kept(towers: Towers, spec: TowerSpec, newcomers: Float32) -> Embeddings:
+        def exported_and_kept(towers: Towers, spec: TowerSpec, *newcomers: Float32) -> Embeddings:
             kept.append(towers)
-            return export(towers, spec, newcomers)
+            return export(towers, spec, *newcomers)
 
         patch.setattr(two_tower, "exported", exported_and_kept)
         found = two_tower.fit(data, FITTED, seed=0, threads=1)

@@ -92,6 +92,7 @@ class TwoTowerConfig(Config):
     A step takes ``batch_size`` customers. Each shows a share ``shown`` of its history and is asked for the rest,
     among the products of the whole batch and ``negatives`` uniformly drawn ones; ``temperature`` divides the cosines.
     A product's identity is left out with probability ``id_dropout``, so that its description learns to stand for it.
+    Customers without a history are shown what is popular with this half-life, leaning to their features.
     """
 
     factors: int = Field(default=256, ge=2, le=2048)
@@ -103,6 +104,7 @@ class TwoTowerConfig(Config):
     temperature: float = Field(default=0.1, gt=0)
     shown: float = Field(default=0.5, gt=0, lt=1)
     id_dropout: float = Field(default=0.1, ge=0, lt=1)
+    newcomer_half_life_days: float = Field(default=22.0, gt=0)
     hidden: int = Field(default=128, ge=1)
     name_buckets: int = Field(default=16384, ge=1)
     min_count: int = Field(default=5, ge=1)

@@ -4,7 +4,7 @@ A product is the vector of its identity plus those of its category, price band, 
 n-grams of its name, brought to length one. A customer is the pooled history plus the vectors of the customer's
 features, corrected by a hidden layer; ``serving.encoders.tower`` is that tower in NumPy. Identities start from the
 spectral model's vectors, descriptions from their least-squares fit to them, so that training begins where linear
-models end and a product nobody has bought yet has a place.
+models end and a product nobody has bought yet has a place. Customers without a history have dimensions of their own.
 
 A step shows a random part of the history of a batch of customers and asks for the rest by softmax over the catalog:
 exact for the products of the batch, estimated for all others by uniform negatives with their logQ correction.
@@ -19,25 +19,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
 
 import numpy as np
 import scipy.sparse as sp
 import torch
 from numpy.typing import NDArray
-from sklearn.linear_model import Ridge
 
-from serving.encoders import tower
 from serving.encoders.spec import HISTORY_VECTORS, PRODUCT_SCALE, TowerSpec
 from training.dataset import TrainingSet
-from training.models import spectral, tokens
+from training.models import newcomers, spectral, tokens
 from training.models.base import Embeddings, cores, weight_matrix
 from training.models.configs import SpectralConfig, TwoTowerConfig
-from training.models.two_tower_net import Towers, bag
+from training.models.newcomers import least_squares
+from training.models.two_tower_net import Towers
 from training.models.two_tower_steps import Examples, Judge
-
-_STEPS: Final = 200
-_ROWS: Final = 1024
 
 
 def fit(data: TrainingSet, config: TwoTowerConfig, *, seed: int, threads: int = 0) -> Embeddings:
@@ -69,7 +64,10 @@ def fit(data: TrainingSet, config: TwoTowerConfig, *, seed: int, threads: int = 
         examples = Examples(kept, features, pool=np.flatnonzero(on_sale | (np.diff(kept.tocsc().indptr) > 0)))
         train(towers, examples, judge, config, generator)
         spec = TowerSpec(weights=config.weights, vocabulary=vocabulary)
-        return exported(towers, spec, newcomers(towers, matrix, features, seed=seed))
+        lately = config.weights.model_copy(update={"half_life_days": config.newcomer_half_life_days})
+        return exported(
+            towers, spec, *newcomers.fit(matrix, weight_matrix(data, lately), features, description)
+        )
 
 
 def described(data: TrainingSet, config: TwoTowerConfig) -> sp.csr_matrix[np.float32]:
@@ -104,9 +102,7 @@ def started(
     degree = np.asarray(matrix.sum(axis=0)).ravel()
     least = degree[degree > 0].min()
     bias = np.log(np.maximum(degree, least) / least) / np.sqrt(config.factors)
-    wanted = np.column_stack([products / np.maximum(length, 1e-12), *[bias] * tower.BIASES]).astype(
-        np.float32
-    )
+    wanted = np.column_stack([products / np.maximum(length, 1e-12), bias]).astype(np.float32)
     table = least_squares(description, wanted, known)
     pooled = matrix @ history
     pooled /= np.maximum(np.linalg.norm(pooled, axis=1, keepdims=True), 1e-12)
@@ -120,17 +116,6 @@ def started(
         features=least_squares(features, pooled - pooled[active].mean(axis=0), active),
         config=config,
     )
-
-
-def least_squares(
-    description: sp.csr_matrix[np.float32], wanted: NDArray[np.float32], known: NDArray[np.bool_]
-) -> NDArray[np.float32]:
-    """Return the (tokens, d) vectors whose sums come nearest to ``wanted`` over the known rows (ridge)."""
-    if not description.shape[1] or not known.any():
-        return np.zeros((description.shape[1], wanted.shape[1]), dtype=np.float32)
-    model = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-3, max_iter=100)
-    model.fit(description[known].astype(np.float64), wanted[known].astype(np.float64))
-    return np.ascontiguousarray(model.coef_.T, dtype=np.float32)
 
 
 def train(
@@ -162,52 +147,17 @@ def train(
     towers.load_state_dict(state)
 
 
-def newcomers(
-    towers: Towers, matrix: sp.csr_matrix[np.float32], features: sp.csr_matrix[np.float32], *, seed: int
-) -> NDArray[np.float32]:
-    """Return the (tokens, d) vectors that tell best, beside what everybody buys, what customers with features buy.
-
-    A softmax regression on the finished product vectors: one convex problem, started from the ridge regression of
-    customers' own vectors, with a penalty as of one customer a feature. Source of the start: Gantner et al., "Learning
-    attribute-to-feature mappings for cold-start recommendations" (ICDM 2010).
-    """
-    able = np.flatnonzero((np.diff(matrix.indptr) > 0) & (np.diff(features.indptr) > 0))
+def exported(
+    towers: Towers, spec: TowerSpec, columns: NDArray[np.float32], lifts: NDArray[np.float32]
+) -> Embeddings:
+    """Return the towers as arrays; ``columns`` and ``lifts`` serve newcomers (see ``training.models.newcomers``)."""
     with torch.no_grad():
-        known = towers.customers(matrix, features).float().cpu().numpy()[:, : -tower.BIASES]
-        products = towers.products().float()
-    active = np.diff(matrix.indptr) > 0
-    table = torch.from_numpy(least_squares(features, known - known[active].mean(axis=0), active))
-    if not len(able):
-        return table.numpy()
-    device = products.device
-    vectors, bias = products[:, : -tower.BIASES], products[:, -1]
-    bias = torch.where(products.abs().sum(dim=1) > 0, bias, bias.new_tensor(-1e9))
-    table = table.to(device).requires_grad_()
-    optimizer = torch.optim.Adam([table], lr=0.02)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, _STEPS)
-    generator = np.random.default_rng(seed)
-    for _ in range(_STEPS):
-        rows = generator.choice(able, size=min(_ROWS, len(able)), replace=False)
-        unlikely = -torch.log_softmax(bias + bag(table, features[rows]) @ vectors.T, dim=1)
-        pairs = matrix[rows].tocoo()
-        places = (torch.from_numpy(pairs.row.astype(np.int64)), torch.from_numpy(pairs.col.astype(np.int64)))
-        told = unlikely[places[0].to(device), places[1].to(device)] * torch.from_numpy(pairs.data).to(device)
-        loss = told.sum() / float(pairs.data.sum()) + 0.5 * (table**2).sum() / len(able)
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        optimizer.step()
-        schedule.step()
-    return table.detach().cpu().numpy()
-
-
-def exported(towers: Towers, spec: TowerSpec, newcomers: NDArray[np.float32]) -> Embeddings:
-    """Return the towers as arrays."""
-    with torch.no_grad():
+        products = towers.products().float().cpu().numpy()
         return Embeddings(
-            towers.products().float().cpu().numpy(),
+            np.hstack([products, columns]),
             spec,
             matrices={HISTORY_VECTORS: towers.history.weight.float().cpu().numpy().copy()},
-            weights={**towers.exported_layers(), "newcomers": newcomers},
+            weights={**towers.exported_layers(), "newcomers": lifts},
         )
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from serving.encoders.tower import BIASES, EPSILON
+from serving.encoders.tower import EPSILON
 from training.models.configs import TwoTowerConfig
 from training.models.two_tower_steps import Batch
 
@@ -22,19 +22,19 @@ Matrix = sp.csr_matrix[np.float32]
 class Towers(nn.Module):
     """Product and customer tower.
 
-    The tables of products have ``BIASES`` entries more than d: a product's bias for customers with a history, and the
-    one for those without, divided by √d so that they learn at the pace of the scores.
+    The tables of products have one entry more than d: a product's bias, divided by √d so that it learns at the pace of
+    the scores.
 
     Parameters
     ----------
     identity
-        (products, d + 2): what a product's identity adds to its description.
+        (products, d + 1): what a product's identity adds to its description.
     known
         (products,): products with an identity; the others have a description only.
     description
         (products × tokens) shares of the tokens of each product.
     table
-        (tokens, d + 2): vectors of the tokens.
+        (tokens, d + 1): vectors of the tokens.
     history
         (products, d): what a product in a history says of the customer.
     features
@@ -83,21 +83,20 @@ class Towers(nn.Module):
         return nullcontext()
 
     def products(self) -> Tensor:
-        """Return all product vectors (products, d + 2), of length one but for the biases; zero for the unknown."""
+        """Return all product vectors (products, d + 1), of length one but for the bias; zero for the unknown."""
         size = self.identity.num_embeddings
         return torch.cat(
             [self._product(np.arange(start, min(start + 8192, size))) for start in range(0, size, 8192)]
         )
 
     def customers(self, shown: Matrix, features: Matrix) -> Tensor:
-        """Return vectors (customers, d + 2) of customers with a history, at most ``scale`` long but for the bias."""
+        """Return vectors (customers, d + 1) of customers with a history, at most ``scale`` long but for the bias."""
         pooled = functional.normalize(bag(self.history.weight, shown, sparse=True), dim=1, eps=EPSILON)
         known = pooled + bag(self.features.weight, features, sparse=True)
         corrected = self.mix(known) + self.output(functional.relu(self.hidden(known)))
         corrected = corrected.float()
         short = corrected / torch.linalg.vector_norm(corrected, dim=1, keepdim=True).clamp(min=1.0)
-        ones = short.new_ones((len(short), 1))
-        return torch.cat([self.scale * short, ones, torch.zeros_like(ones)], dim=1)
+        return torch.cat([self.scale * short, short.new_ones((len(short), 1))], dim=1)
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the mean cross-entropy of what was hidden."""
@@ -138,11 +137,9 @@ class Towers(nn.Module):
             able = torch.from_numpy(unnamed & (np.diff(description.indptr) > 0)).to(device)
             named = named & ~able
         summed = self.identity(index) * named[:, None] + bag(self.words.weight, description, sparse=True)
-        width = summed.shape[1] - BIASES
+        width = summed.shape[1] - 1
         unit = functional.normalize(summed[:, :width], dim=1, eps=EPSILON)
-        bias = summed[:, width:] * width**0.5
-        # no step is taken for customers without a history: their bias stays what was counted
-        return torch.cat([unit, bias[:, :1], bias[:, 1:].detach()], dim=1)
+        return torch.cat([unit, summed[:, width:] * width**0.5], dim=1)
 
 
 def bag(table: Tensor, rows: Matrix, *, sparse: bool = False) -> Tensor:

@@ -108,11 +108,11 @@ class Consumer:
         Raises
         ------
         EventLogUnavailable
-            Another consumer holds the lease, or a store does not answer.
+            The running consumer does not give way, or a store does not answer.
         """
-        if not self._states.lease():
+        if not self._states.claim(seconds=_CLAIM_SECONDS):
             raise EventLogUnavailable(
-                "expected the consumer's lease, found it held; stop the other one or wait"
+                "expected the running consumer to give way, found that it does not; see whether a service hangs"
             )
         self._states.clear()
         told: dict[str, Lines] = {}

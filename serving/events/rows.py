@@ -84,7 +84,12 @@ class RecentRows:
 
 def histories(rows: pd.DataFrame) -> dict[str, Lines]:
     """Return the histories in rows of ``customer_recent``, by customer."""
-    return {str(row[s.CUSTOMER_ID]): lines_of(row) for row in rows.to_dict("records")}
+    columns = [rows[name].tolist() for name, _ in v.RECENT]
+    names = [name for name, _ in v.RECENT]
+    return {
+        str(customer): lines_of(dict(zip(names, values, strict=True)))
+        for customer, *values in zip(rows[s.CUSTOMER_ID].tolist(), *columns, strict=True)
+    }
 
 
 def lines_of(row: Mapping[str, Any]) -> Lines:

@@ -67,6 +67,24 @@ def write_rows(
         _to_redis(store, online, view, keys, rows, stamps)
 
 
+def remove_rows(store: FeatureStore, view: FeatureView, entities: Sequence[str]) -> None:
+    """Remove the rows of ``entities`` of ``view`` from the online store; those not there are passed over."""
+    if not entities:
+        return
+    keys = _entity_keys(view.join_keys[0], list(entities))
+    online = store._get_provider().online_store
+    if isinstance(online, SqliteOnlineStore):
+        table = _quote_id(_table_id(store.config.project, view, False))
+        connection = online._get_conn(store.config)
+        with connection:
+            connection.executemany(f"DELETE FROM {table} WHERE entity_key = ?", [(key,) for key in keys])
+        return
+    fields = [f"_ts:{view.name}".encode(), *(_mmh3(f"{view.name}:{field.name}") for field in view.features)]
+    client = online._get_client(store.config.online_store)
+    for key in keys:
+        client.hdel(key + store.config.project.encode(), *fields)
+
+
 def _entity_keys(name: str, entities: list[str]) -> list[bytes]:
     """Return the serialised keys; they differ only in the length and the letters of the id."""
 

@@ -7,12 +7,20 @@ the name the upper floors use. Each message says what was expected, what was fou
     ├── DataError(ValueError)      the data break the contract        → the job stops
     ├── ConfigError(ValueError)    a setting or option is wrong       → exit 2
     ├── BundleError                a published artifact is not whole  → not ready
-    └── FeatureUnavailable         the online store is down or slow   → degrade, count, serve
+    ├── FeatureUnavailable         the online store is down or slow   → degrade, count, serve
+    └── EventLogUnavailable        the event log cannot take an event → 503 with Retry-After
 """
 
 from __future__ import annotations
 
-__all__ = ["BundleError", "ConfigError", "DataError", "FeatureUnavailable", "NextbestError"]
+__all__ = [
+    "BundleError",
+    "ConfigError",
+    "DataError",
+    "EventLogUnavailable",
+    "FeatureUnavailable",
+    "NextbestError",
+]
 
 
 class NextbestError(Exception):
@@ -33,3 +41,7 @@ class BundleError(NextbestError):
 
 class FeatureUnavailable(NextbestError):  # noqa: N818 - the name is part of the contract
     """The online store did not answer in time; the caller serves without features."""
+
+
+class EventLogUnavailable(NextbestError):  # noqa: N818 - the name is part of the contract
+    """The event log is down, slow, full or read-only; nothing was acknowledged, and the caller may repeat."""

@@ -84,6 +84,19 @@ class History:
         products = tuple(p for p, keep in zip(self.products, kept.tolist(), strict=True) if keep)
         return History(products, self.kinds[kept], self.at[kept], self.values[kept])
 
+    def beside(self, other: History) -> History:
+        """Return the events of both, by time; of one instant those of ``self`` stand first."""
+        if not len(other):
+            return self
+        order = np.argsort(np.concatenate([self.at, other.at]), kind="stable")
+        products = (*self.products, *other.products)
+        return History(
+            tuple(products[place] for place in order.tolist()),
+            np.concatenate([self.kinds, other.kinds])[order],
+            np.concatenate([self.at, other.at])[order],
+            np.concatenate([self.values, other.values])[order],
+        )
+
     def before(self, at: datetime) -> History:
         """Return the events strictly before ``at``."""
         if len(self) == 0 or int(self.at[-1]) < to_micros(at):

@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 import pandas as pd
 import pyarrow.parquet as pq
 
+from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.casts import quoted
 from feature_repo.errors import ConfigError, FeatureUnavailable
@@ -135,7 +136,8 @@ def _in_wal_mode(path: Path) -> None:
 def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
     """Bring the newest row of every entity and view into the online store; return the rows written by view.
 
-    Rows overwrite what is there, whatever its timestamp.
+    Rows overwrite what is there, whatever its timestamp. ``customer_recent`` is left alone: it belongs to the
+    consumer of the event log, which brings the tables' histories online itself.
 
     Raises
     ------
@@ -155,7 +157,7 @@ def _materialised(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
     from feature_repo.bulk import write_rows
 
     written: dict[str, int] = {}
-    for name in features.rows:
+    for name in (name for name in features.rows if name != v.CUSTOMER_RECENT):
         view = store.get_feature_view(name)
         rows = latest(features, name)
         write_rows(store, view, rows, [stamp.to_pydatetime() for stamp in rows[s.EVENT_TIMESTAMP]])

@@ -17,11 +17,13 @@ from typing import Any, Final
 
 import orjson
 
+from feature_repo.recent import to_micros
 from serving.api import BatchRequest, RecommendRequest, SimilarRequest, answer
 from serving.catalog import Filters
 from serving.errors import DataError
+from serving.events import Exposure, ExposureBuffer, Shown
 from serving.metrics import Metrics
-from serving.recommender import Recommendations, Recommender
+from serving.recommender import Query, Recommendations, Recommender
 from serving.validation import InvalidRequest
 
 BATCH_CHUNK: Final = 50
@@ -37,11 +39,16 @@ class Answers:
         Counts what was recommended.
     clock
         Gives the instant of a request; the only clock behind the API.
+    exposures
+        Takes what was shown.
     """
 
-    def __init__(self, metrics: Metrics, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, metrics: Metrics, clock: Callable[[], datetime], exposures: ExposureBuffer | None = None
+    ) -> None:
         self._metrics = metrics
         self._clock = clock
+        self._exposures = exposures
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer")
 
     def close(self) -> None:
@@ -56,6 +63,7 @@ class Answers:
             with _filters_refused(recommender, query.filters):
                 answered = recommender.recommend([query])[0]
             self._metrics.recommended(answered)
+            self._shown(query, answered, recommender, request_id, asked.context.surface)
             return orjson.dumps(_told(answered, recommender, request_id, query.customer_id))
 
         return await self._in_thread(work)
@@ -68,6 +76,8 @@ class Answers:
             chunk = queries[first : first + BATCH_CHUNK]
             answers = recommender.recommend(chunk)
             self._metrics.recommended(*answers)
+            for number, (query, answered) in enumerate(zip(chunk, answers, strict=True), start=first):
+                self._shown(query, answered, recommender, f"{request_id}.{number}", None)
             told = [
                 _told(answered, recommender, f"{request_id}.{number}", query.customer_id)
                 for number, (query, answered) in enumerate(zip(chunk, answers, strict=True), start=first)
@@ -92,6 +102,30 @@ class Answers:
             return orjson.dumps(_told(answered, recommender, request_id, None))
 
         return await self._in_thread(work)
+
+    def _shown(
+        self,
+        query: Query,
+        answered: Recommendations,
+        recommender: Recommender,
+        request_id: str,
+        surface: str | None,
+    ) -> None:
+        if self._exposures is None:
+            return
+        self._exposures.add(
+            Exposure(
+                request_id=request_id,
+                at=to_micros(query.at),
+                customer_id=query.customer_id,
+                session_id=query.session_id,
+                surface=surface,
+                experiment=None,
+                variant=None,
+                bundle=recommender.bundle.tag,
+                items=tuple(Shown(item.product_id, item.score, item.source) for item in answered.items),
+            )
+        )
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

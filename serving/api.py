@@ -13,7 +13,10 @@ from math import isfinite
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
+    AfterValidator,
+    AwareDatetime,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -24,6 +27,7 @@ from pydantic import (
     model_validator,
 )
 
+from feature_repo import schema as s
 from serving.catalog import Filters
 from serving.recommender import MAX_N, PurchasedPolicy, Query, Recommendations, described
 from serving.validation import sentence, shown
@@ -35,7 +39,19 @@ MAX_VALUES: Final = 100
 MAX_TEXT: Final = 200
 
 Scalar = str | float | bool
+
+
+def _printable(value: str) -> str:
+    if any(ord(sign) < 32 for sign in value):
+        raise sentence(f"expected an id without control characters, found {shown(value)}")
+    return value
+
+
 Id = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=MAX_TEXT)]
+#: A customer or session: control characters keep keys of sessions apart from those of customers.
+Who = Annotated[
+    str, StringConstraints(strict=True, min_length=1, max_length=MAX_TEXT), AfterValidator(_printable)
+]
 Number = Annotated[int, Field(strict=True, ge=1, le=MAX_N)]
 Price = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -71,6 +87,21 @@ _TEXT: Final = {"type": "string", "minLength": 1, "maxLength": MAX_TEXT}
 _SCALAR: Final = {"anyOf": [_TEXT, {"type": "number"}, {"type": "boolean"}]}
 Category = Annotated[tuple[str, ...], PlainValidator(_texts), WithJsonSchema(_one_or_many(_TEXT))]
 AttributeValue = Annotated[tuple[Scalar, ...], PlainValidator(_values), WithJsonSchema(_one_or_many(_SCALAR))]
+
+
+def _value(value: Any) -> Scalar:
+    if not _scalar(value):
+        raise sentence(f"expected a string, a finite number or a boolean, found {shown(value)}")
+    return value  # type: ignore[no-any-return]
+
+
+Value = Annotated[Scalar, PlainValidator(_value), WithJsonSchema(_SCALAR)]
+
+
+def _instant(value: Any) -> Any:
+    if not isinstance(value, str):
+        raise sentence(f"expected a time as ISO 8601 with a time zone, found {shown(value)}")
+    return value
 
 
 class _Request(BaseModel):
@@ -110,8 +141,8 @@ class FilterSet(_Request):
 class RecommendRequest(_Request):
     """Asks which products to show to one customer."""
 
-    customer_id: Id | None = None
-    session_id: Id | None = None
+    customer_id: Who | None = None
+    session_id: Who | None = None
     n: Number = 10
     context: Context = Context()
     exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] = []
@@ -137,6 +168,7 @@ class RecommendRequest(_Request):
         return Query(
             at=at,
             customer_id=self.customer_id,
+            session_id=self.session_id,
             n=self.n,
             context=tuple(self.context.product_ids),
             exclude=tuple(self.exclude),
@@ -148,7 +180,7 @@ class RecommendRequest(_Request):
 class BatchRequest(_Request):
     """Asks which products to show to each of many customers."""
 
-    customer_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_BATCH)]
+    customer_ids: Annotated[list[Who], Field(min_length=1, max_length=MAX_BATCH)]
     n: Number = 10
 
     def to_queries(self, at: datetime) -> list[Query]:
@@ -162,6 +194,118 @@ class SimilarRequest(_Request):
     product_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_CONTEXT)]
     n: Number = 10
     filters: FilterSet = FilterSet()
+
+
+class FeedbackEvent(_Request):
+    """Something a customer, or a session without one, did with a product.
+
+    ``at`` is ISO 8601 with a time zone, by default the time of receipt; ``value`` is money.
+    """
+
+    event_id: Id | None = None
+    customer_id: Who | None = None
+    session_id: Who | None = None
+    product_id: Id
+    kind: Literal["view", "click", "cart", "purchase", "return", "impression", "dismiss"]
+    at: Annotated[AwareDatetime, BeforeValidator(_instant)] | None = None
+    value: Price = 0.0
+    request_id: Id | None = None
+
+    @model_validator(mode="after")
+    def _somebody(self) -> FeedbackEvent:
+        if self.customer_id is None and self.session_id is None:
+            raise sentence("expected a customer_id or a session_id, found neither", field="customer_id")
+        return self
+
+
+class FeedbackRequest(_Request):
+    """Tells what customers did; each event is taken or rejected by itself (see ``FeedbackEvent``)."""
+
+    events: Annotated[
+        list[Any],
+        Field(min_length=1, max_length=MAX_BATCH),
+        WithJsonSchema(
+            {
+                "type": "array",
+                "items": FeedbackEvent.model_json_schema(),
+                "minItems": 1,
+                "maxItems": MAX_BATCH,
+            }
+        ),
+    ]
+
+
+class Rejected(BaseModel):
+    """An event that was not taken: its place in the request, and why."""
+
+    index: int
+    why: str
+
+
+class FeedbackResponse(BaseModel):
+    """How many events are durable now, how many were known before, and which do not fit."""
+
+    accepted: int
+    duplicates: int
+    rejected: list[Rejected]
+
+
+class ProductChange(_Request):
+    """What is different about a product from now on."""
+
+    product_id: Id
+    price: Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)] | None = None
+    available: Annotated[bool, Field(strict=True)] | None = None
+    attributes: Annotated[dict[Id, Value], Field(max_length=20)] = {}
+
+    @model_validator(mode="after")
+    def _something(self) -> ProductChange:
+        if not self.values():
+            raise sentence("expected a price, available or attributes, found none", field="product_id")
+        return self
+
+    def values(self) -> dict[str, Any]:
+        """Return what changes, by the name of the column."""
+        told = {s.PRICE: self.price, s.AVAILABLE: self.available}
+        return {name: value for name, value in told.items() if value is not None} | self.attributes
+
+
+class ProductChanges(_Request):
+    """Tells live changes of products."""
+
+    products: Annotated[list[ProductChange], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class CustomerChange(_Request):
+    """What is different about a customer from now on; ``consent`` is by channel."""
+
+    customer_id: Who
+    consent: Annotated[dict[Id, Annotated[bool, Field(strict=True)]], Field(max_length=20)] = {}
+    attributes: Annotated[dict[Id, Value], Field(max_length=100)] = {}
+
+    @model_validator(mode="after")
+    def _something(self) -> CustomerChange:
+        if not self.values():
+            raise sentence("expected consent or attributes, found none", field="customer_id")
+        return self
+
+    def values(self) -> dict[str, Any]:
+        """Return what changes, by the name of the column."""
+        consents = {f"{s.CONSENT_PREFIX}{channel}": given for channel, given in self.consent.items()}
+        return consents | self.attributes
+
+
+class CustomerChanges(_Request):
+    """Tells live changes of customers."""
+
+    customers: Annotated[list[CustomerChange], Field(min_length=1, max_length=MAX_BATCH)]
+
+
+class ChangesResponse(BaseModel):
+    """How many changes are durable now; ``unknown`` are products that the live bundle does not know (yet)."""
+
+    accepted: int
+    unknown: list[str]
 
 
 class ReasonItem(BaseModel):

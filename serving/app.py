@@ -23,6 +23,9 @@ from starlette.types import Message, Receive, Scope, Send
 
 from serving.answers import Answers
 from serving.api import problem
+from serving.errors import EventLogUnavailable
+from serving.events import EventLog, ExposureBuffer
+from serving.intake import Intake
 from serving.metrics import Metrics
 from serving.openapi import DOCUMENT_PATH, ENDPOINTS, REFUSALS, Endpoint, document
 from serving.recommender import Recommender
@@ -32,7 +35,7 @@ from serving.validation import InvalidRequest, parse, shown
 log = logging.getLogger("nextbest")
 
 Headers = list[tuple[bytes, bytes]]
-Handler = Callable[[Any, Recommender, str], Awaitable[bytes]]
+Handler = Callable[[Any, Any, str], Awaitable[bytes]]
 BODY_SECONDS: Final = 10.0
 DISCARD_SECONDS: Final = 2.0
 DISCARD_BYTES: Final = 64_000_000
@@ -45,12 +48,18 @@ class Refused(Exception):  # noqa: N818
     """A request that is answered with an error body."""
 
     def __init__(
-        self, status: int, message: str, *, field: str | None = None, headers: Headers | None = None
+        self,
+        status: int,
+        message: str,
+        *,
+        field: str | None = None,
+        headers: Headers | None = None,
+        code: str | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
         self.headers = headers or []
-        code = REFUSALS[status][0] if status in REFUSALS else "not_found"
+        code = code or (REFUSALS[status][0] if status in REFUSALS else "not_found")
         self.body = orjson.dumps(problem(code, message, field))
 
 
@@ -71,6 +80,10 @@ class Application:
         Counts what was answered.
     clock
         Gives the instant of a request.
+    event_log
+        Takes feedback and live changes.
+    exposures
+        Takes what was shown; None records nothing.
     """
 
     def __init__(
@@ -80,16 +93,24 @@ class Application:
         current: Callable[[], Recommender | None],
         metrics: Metrics,
         clock: Callable[[], datetime],
+        event_log: EventLog,
+        exposures: ExposureBuffer | None = None,
     ) -> None:
         self._settings = settings
         self._current = current
         self._metrics = metrics
         self._keys = [key.encode() for key in settings.api_keys]
-        self._answers = Answers(metrics, clock)
+        self._answers = Answers(metrics, clock, exposures)
+        self._intake = Intake(event_log, metrics, clock)
         self._in_flight = 0
+        self._problem = ""
         self._document = orjson.dumps(document())
         self._routes: dict[str, tuple[Endpoint, Handler]] = {
-            endpoint.path: (endpoint, getattr(self._answers, endpoint.operation)) for endpoint in ENDPOINTS
+            endpoint.path: (
+                endpoint,
+                getattr(self._answers if endpoint.needs_bundle else self._intake, endpoint.operation),
+            )
+            for endpoint in ENDPOINTS
         }
 
     @property
@@ -100,6 +121,7 @@ class Application:
     def close(self) -> None:
         """Stop the worker threads."""
         self._answers.close()
+        self._intake.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; see the ASGI specification."""
@@ -154,7 +176,7 @@ class Application:
             return self._document
         self._check_head(given)
         recommender = self._current()
-        if recommender is None:
+        if recommender is None and endpoint.needs_bundle:
             raise Refused(503, "expected a verified bundle, found none loaded yet; try again", headers=_RETRY)
         limit = self._settings.concurrency_limit
         if self._in_flight >= limit:
@@ -166,8 +188,18 @@ class Application:
             return await handler(asked, recommender, request_id)
         except InvalidRequest as error:
             raise Refused(422, error.message, field=error.field) from None
+        except EventLogUnavailable as error:
+            self._log_is(str(error))
+            told = "expected the event log to answer, found it unavailable; repeat the request as it is"
+            raise Refused(503, told, headers=_RETRY, code="log_unavailable") from None
         finally:
             self._in_flight -= 1
+
+    def _log_is(self, problem: str) -> None:
+        """Tell once, not at every request, that the event log fails."""
+        if problem != self._problem:
+            log.error("the event log does not take what is told: %s", problem)
+        self._problem = problem
 
     def _admit(self, scope: Scope, given: dict[bytes, bytes]) -> None:
         """Let in who may ask: bearers of a key, or this machine where no key is configured."""

@@ -85,8 +85,7 @@ class Catalog:
     def _sale(self) -> tuple[NDArray[np.int64], NDArray[np.int64], Mask]:
         launched = _micros(self.frame[s.LAUNCHED_AT], missing=-_FAR)
         withdrawn = _micros(self.frame[s.WITHDRAWN_AT], missing=_FAR)
-        available = self.frame[s.AVAILABLE].astype("boolean").fillna(True).to_numpy(dtype=np.bool_)
-        return launched, withdrawn, available
+        return launched, withdrawn, _available(self.frame)
 
     def on_sale(self, at: datetime) -> Mask:
         """Return which products are on sale at an instant: launched_at ≤ at < withdrawn_at and available."""
@@ -128,6 +127,27 @@ class Catalog:
             column.astype("string").isin([str(value) for value in values]).to_numpy(dtype=np.bool_)
         )
 
+    def change(self, told: Mapping[str, Mapping[str, Any]]) -> None:
+        """Set columns of products to new values; products and columns that the catalog does not have are passed over.
+
+        A request that runs meanwhile sees each column as it was or as it is: columns are replaced whole.
+        """
+        kept = [(self.index[product], values) for product, values in told.items() if product in self.index]
+        changeable = {s.PRICE, s.AVAILABLE, *self.attributes}
+        columns: dict[str, dict[int, Any]] = {}
+        for row, values in kept:
+            for name in values.keys() & changeable:
+                columns.setdefault(name, {})[row] = values[name]
+        if not columns:
+            return
+        frame = self.frame.copy()
+        for name, rows in columns.items():
+            frame[name] = _set(frame[name], rows)
+        self.frame = frame
+        if s.AVAILABLE in columns:
+            launched, withdrawn, _ = self._sale
+            self.__dict__["_sale"] = (launched, withdrawn, _available(frame))
+
     @property
     def attributes(self) -> list[str]:
         """Names of the extra columns that filters may use."""
@@ -148,6 +168,20 @@ class Catalog:
 
 REPURCHASE_DAYS = "repurchase_days"
 _EXTRA = (REPURCHASE_DAYS,)
+
+
+def _available(frame: pd.DataFrame) -> Mask:
+    return np.asarray(frame[s.AVAILABLE].astype("boolean").fillna(True).to_numpy(dtype=np.bool_))
+
+
+def _set(column: pd.Series[Any], rows: Mapping[int, Any]) -> pd.Series[Any]:
+    """Return ``column`` with new values in some rows, of its own type where they fit, else as objects."""
+    values = list(rows.values())
+    is_number = pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column)
+    fits = all(isinstance(value, str) != is_number for value in values)
+    changed = column.copy() if fits else column.astype(object)
+    changed.iloc[list(rows)] = values
+    return changed
 
 
 def _micros(column: pd.Series[Any], *, missing: int) -> NDArray[np.int64]:

@@ -1,5 +1,19 @@
 """The error tree under the name the upper floors use; it is drawn in ``feature_repo.errors``."""
 
-from feature_repo.errors import BundleError, ConfigError, DataError, FeatureUnavailable, NextbestError
+from feature_repo.errors import (
+    BundleError,
+    ConfigError,
+    DataError,
+    EventLogUnavailable,
+    FeatureUnavailable,
+    NextbestError,
+)
 
-__all__ = ["BundleError", "ConfigError", "DataError", "FeatureUnavailable", "NextbestError"]
+__all__ = [
+    "BundleError",
+    "ConfigError",
+    "DataError",
+    "EventLogUnavailable",
+    "FeatureUnavailable",
+    "NextbestError",
+]

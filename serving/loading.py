@@ -21,6 +21,7 @@ from serving.errors import BundleError, FeatureUnavailable, NextbestError
 from serving.features import CustomerState, FeatureReader
 from serving.metrics import Metrics
 from serving.online import OnlineReader
+from serving.overlay import Overlay, since_of
 from serving.recommender import Recommender
 from serving.settings import Settings
 
@@ -88,7 +89,15 @@ class Loader:
     still holds the former recommender keeps what it reads from.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        clock: Callable[[], datetime],
+        overlay: Overlay | None = None,
+    ) -> None:
+        self._overlay = overlay
         self._settings = settings
         self._metrics = metrics
         self._clock = clock
@@ -107,7 +116,9 @@ class Loader:
         # held while the store is not there, so that trying again costs no second verification
         if self._held is None or self._held.version != version:
             self._held = load(self._settings.bundles, version)
-        reader = GuardedReader(self._reader(self._held), self._metrics)
+        reader: FeatureReader = GuardedReader(self._reader(self._held), self._metrics)
+        if self._overlay is not None:
+            reader = self._overlay.reader(reader, since_of(self._held))
         try:
             recommender = Recommender(self._held, reader)
             golden.replay(recommender)
@@ -119,6 +130,8 @@ class Loader:
                 "publish it anew or roll back (`nextbest rollback`)"
             ) from error
         self._warm(recommender)
+        if self._overlay is not None:
+            self._overlay.attach(self._held)  # after the replay: golden answers are those of the tables
         self._held = None
         self._metrics.live(recommender.bundle.tag)
         return recommender

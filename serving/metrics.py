@@ -39,6 +39,12 @@ class Metrics:
         self._recommendations = Counter(
             "nextbest_recommendations", "Products returned, by source", ["source"], registry=registry
         )
+        self._feedback = Counter(
+            "nextbest_feedback",
+            "Events told by clients, by what became of them",
+            ["outcome"],
+            registry=registry,
+        )
         self._degraded = Counter(
             "nextbest_degraded_reads", "Feature reads that failed and were served without", registry=registry
         )
@@ -61,6 +67,11 @@ class Metrics:
         tally = Tally(item.source for answer in answers for item in answer.items)
         for source, count in tally.items():
             self._recommendations.labels(source).inc(count)
+
+    def told(self, **outcomes: int) -> None:
+        """Count events by outcome: accepted, duplicates, rejected."""
+        for outcome, count in outcomes.items():
+            self._feedback.labels(outcome).inc(count)
 
     def degraded(self) -> None:
         """Count a feature read that failed."""

@@ -14,7 +14,18 @@ from typing import Any, Final
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from serving.api import BatchRequest, ErrorBody, RecommendRequest, RecommendResponse, SimilarRequest
+from serving.api import (
+    BatchRequest,
+    ChangesResponse,
+    CustomerChanges,
+    ErrorBody,
+    FeedbackRequest,
+    FeedbackResponse,
+    ProductChanges,
+    RecommendRequest,
+    RecommendResponse,
+    SimilarRequest,
+)
 
 DOCUMENT_PATH: Final = "/v1/openapi.json"
 
@@ -30,23 +41,12 @@ REFUSALS: Final[dict[int, tuple[str, str]]] = {
     422: ("invalid_request", "A field is missing, unknown, of another type or out of range."),
     429: ("overloaded", "Too many requests are in flight; repeat after Retry-After seconds."),
     500: ("internal", "An error of the service; its log has it under the request id."),
-    503: ("not_ready", "No verified bundle is loaded yet; repeat after Retry-After seconds."),
+    503: (
+        "not_ready",
+        "No verified bundle is loaded yet, or the event log is down; repeat after Retry-After seconds.",
+    ),
 }
 _RETRIED: Final = (429, 503)
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """One path with one method: what it takes, what it gives, and an example of both."""
-
-    path: str
-    operation: str
-    summary: str
-    request: type[BaseModel]
-    response: type[BaseModel]
-    many: bool = False
-    method: str = "POST"
-    example: Mapping[str, Any] = field(default_factory=dict)
 
 
 _ITEM: Final = {
@@ -66,6 +66,26 @@ _ANSWER: Final = {
     "ignored": [],
     "recommendations": [_ITEM],
 }
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One path with one method: what it takes, what it gives, and an example of both.
+
+    What is told is taken whether or not a bundle is loaded (``needs_bundle``).
+    """
+
+    path: str
+    operation: str
+    summary: str
+    request: type[BaseModel]
+    response: type[BaseModel]
+    many: bool = False
+    method: str = "POST"
+    example: Mapping[str, Any] = field(default_factory=dict)
+    answer: Mapping[str, Any] = field(default_factory=lambda: _ANSWER)
+    needs_bundle: bool = True
+
 
 ENDPOINTS: Final = (
     Endpoint(
@@ -97,6 +117,48 @@ ENDPOINTS: Final = (
         SimilarRequest,
         RecommendResponse,
         example={"product_ids": ["22423", "85123A"], "n": 5},
+    ),
+    Endpoint(
+        "/v1/feedback",
+        "feedback",
+        "What customers did; what is acknowledged is durable, and a repeated event_id counts once",
+        FeedbackRequest,
+        FeedbackResponse,
+        example={
+            "events": [
+                {
+                    "event_id": "order-4711-1",
+                    "customer_id": "17850",
+                    "product_id": "22423",
+                    "kind": "purchase",
+                    "at": "2026-01-31T12:00:00Z",
+                    "value": 12.75,
+                    "request_id": "5f2b6c0e9a7d4d0f8a4b1c2d3e4f5a6b",
+                }
+            ]
+        },
+        answer={"accepted": 1, "duplicates": 0, "rejected": []},
+        needs_bundle=False,
+    ),
+    Endpoint(
+        "/v1/products",
+        "products",
+        "Live changes of products: price, availability, attributes",
+        ProductChanges,
+        ChangesResponse,
+        example={"products": [{"product_id": "22423", "available": False}]},
+        answer={"accepted": 1, "unknown": []},
+        needs_bundle=False,
+    ),
+    Endpoint(
+        "/v1/customers",
+        "customers",
+        "Live changes of customers: consent by channel, attributes",
+        CustomerChanges,
+        ChangesResponse,
+        example={"customers": [{"customer_id": "17850", "consent": {"email": False}}]},
+        answer={"accepted": 1, "unknown": []},
+        needs_bundle=False,
     ),
 )
 
@@ -145,7 +207,7 @@ def _operation(endpoint: Endpoint) -> dict[str, Any]:
             "content": {
                 "application/json": {
                     "schema": {"type": "array", "items": item} if endpoint.many else item,
-                    "example": [_ANSWER] if endpoint.many else _ANSWER,
+                    "example": [dict(endpoint.answer)] if endpoint.many else dict(endpoint.answer),
                 }
             },
         }

@@ -24,6 +24,7 @@ from feature_repo.recent import DAY_US, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Filters, Mask
 from serving.errors import FeatureUnavailable
+from serving.events.fold import session_key
 from serving.features import CustomerState, FeatureReader
 from serving.sources import Near, Popular, Segment, Source, Vectors, bought, personal
 from serving.subject import Subject
@@ -43,11 +44,18 @@ class Query:
 
     at: datetime
     customer_id: str | None = None
+    session_id: str | None = None
     n: int = 10
     context: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     filters: Filters = field(default_factory=Filters)
     purchased: PurchasedPolicy = "exclude"
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Under which keys the histories of who is asking are kept: the customer's, then the session's."""
+        customer = () if self.customer_id is None else (self.customer_id,)
+        return customer if self.session_id is None else (*customer, session_key(self.session_id))
 
 
 @dataclass(frozen=True)
@@ -144,21 +152,27 @@ class Recommender:
         return Recommendations(tuple(items), tuple(dict.fromkeys([*ignored, *unknown])))
 
     def states(self, queries: Sequence[Query]) -> list[CustomerState]:
-        """Return what is known of each query's customer; empty states, counted, where features are unavailable."""
-        empty = CustomerState()
-        states: list[CustomerState] = [empty] * len(queries)
-        instants = {query.at for query in queries if query.customer_id is not None}
-        for at in instants:
-            asked = [i for i, query in enumerate(queries) if query.at == at and query.customer_id is not None]
-            ids = [str(queries[i].customer_id) for i in asked]
+        """Return what is known of each query's customer, and of the session, whose events come beside the customer's.
+
+        Empty states, counted, where features are unavailable.
+        """
+        states = [CustomerState()] * len(queries)
+        for at in {query.at for query in queries}:
+            asked = [i for i, query in enumerate(queries) if query.at == at]
+            keys = list(dict.fromkeys(key for i in asked for key in queries[i].keys))
+            if not keys:
+                continue
             try:
-                read = self.features.read(ids, at)
+                known = dict(zip(keys, self.features.read(keys, at), strict=True))
             except FeatureUnavailable:
                 with self._counting:
                     self.degraded["features"] += 1
                 continue
-            for i, state in zip(asked, read, strict=True):
-                states[i] = state
+            for i in asked:
+                first, *others = [known[key] for key in queries[i].keys] or [states[i]]
+                for other in others:
+                    first = CustomerState(first.row, first.history.beside(other.history))
+                states[i] = first
         return states
 
     def search(self, query: Query, state: CustomerState) -> Search | None:

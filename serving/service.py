@@ -52,6 +52,7 @@ class Nextbest:
         import faiss
 
         from serving.app import Application
+        from serving.events.live import LiveEvents
         from serving.live import Follower
         from serving.loading import Loader
         from serving.metrics import Metrics
@@ -63,16 +64,23 @@ class Nextbest:
         settings = Settings.load()
         metrics = Metrics()
         clock = partial(datetime.now, UTC)
+        self._events = LiveEvents(settings)
         self._follower = Follower(
             settings.live,
             settings.slot,
-            Loader(settings, metrics, clock=clock),
+            Loader(settings, metrics, clock=clock, overlay=self._events.overlay),
             poll_seconds=settings.live_poll_seconds,
         )
         self._application = Application(
-            settings, current=lambda: self._follower.current, metrics=metrics, clock=clock
+            settings,
+            current=lambda: self._follower.current,
+            metrics=metrics,
+            clock=clock,
+            event_log=self._events.log,
+            exposures=self._events.exposures,
         )
         _front.application = self._application
+        self._events.start()
         # in a thread, so that the probes answer while a large bundle is being verified
         threading.Thread(target=self._follower.start, name="first look", daemon=True).start()
 
@@ -84,3 +92,4 @@ class Nextbest:
         """Stop following and answering."""
         self._follower.stop()
         self._application.close()
+        self._events.close()

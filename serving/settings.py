@@ -30,12 +30,14 @@ class Settings(BaseSettings):
 
     home: Path = Path(".nextbest")
     redis_url: str | None = None
+    redis_durable: bool = False
     slot: str = "default"
     live_poll_seconds: float = Field(default=0.25, gt=0, le=60)
     feature_timeout_ms: float = Field(default=200.0, gt=0)
     api_keys: Annotated[tuple[str, ...], NoDecode] = ()
     request_limit_bytes: int = Field(default=1_000_000, gt=0)
     concurrency_limit: int = Field(default=64, gt=0)
+    events_poll_seconds: float = Field(default=0.1, gt=0, le=60)
 
     def model_post_init(self, context: Any) -> None:
         """Make the home absolute, once."""
@@ -81,6 +83,11 @@ class Settings(BaseSettings):
     def features(self) -> Path:
         """Directory of the offline features."""
         return self.home / "features"
+
+    @property
+    def events(self) -> Path:
+        """Directory of the event log, and of what the writers of exposures count."""
+        return self.home / "events"
 
     @property
     def reports(self) -> Path:

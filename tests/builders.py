@@ -8,11 +8,15 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from feast import FeatureStore
 
 from feature_repo import names as v
 from feature_repo import schema as s
+from feature_repo.build import FeatureSet
+from feature_repo.bulk import write_rows
 from feature_repo.features import schema_hash, served_defaults
 from feature_repo.recent import History, to_micros
+from feature_repo.store import latest, materialise
 from serving.bundle import Bundle, Purchased
 from serving.catalog import REPURCHASE_DAYS, Catalog
 from serving.encoders.spec import CUSTOMERS, PRODUCT_SCALE, FoldInSpec, RepeatsSpec
@@ -136,3 +140,11 @@ def state(events: Sequence[tuple[str, str, float]], segment: str = "", at: datet
     ordered = sorted(events, key=lambda event: -event[2])
     rows = [(product, kind, to_micros(at - timedelta(days=days)), 1.0) for product, kind, days in ordered]
     return CustomerState({v.SEGMENT: segment}, History.of(rows))
+
+
+def everything_online(store: FeatureStore, features: FeatureSet) -> None:
+    """Bring every view online as the tables have it, recent histories too (the consumer's, where there is a log)."""
+    materialise(store, features)
+    rows = latest(features, v.CUSTOMER_RECENT)
+    stamps = [stamp.to_pydatetime() for stamp in rows[s.EVENT_TIMESTAMP]]
+    write_rows(store, store.get_feature_view(v.CUSTOMER_RECENT), rows, stamps)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -17,6 +18,10 @@ from feature_repo.tables import Tables
 from serving.settings import Settings
 from training.recipe import TrainConfig
 from training.train import TrainReport, build_features, train
+
+if TYPE_CHECKING:
+    from tests.event_stores import Store
+    from tests.redis_server import RedisServer
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 WORLD = WorldConfig(customers=300, products=120, months=8, seed=7)
@@ -113,6 +118,28 @@ def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     )
     yield f"redis://127.0.0.1:{port}/0"
     server.shutdown()
+
+
+@pytest.fixture(scope="session")
+def durable_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A real Redis server that keeps what it acknowledges, for this session only; flush it before use."""
+    from tests.redis_server import RedisServer
+
+    server = RedisServer(tmp_path_factory.mktemp("durable-redis"))
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "redis"])
+def event_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    """An empty place for an event log; a test runs once on each store."""
+    from tests.event_stores import Store
+
+    if request.param == "sqlite":
+        return Store(tmp_path / "events", None)
+    server: RedisServer = request.getfixturevalue("durable_redis")
+    server.client.flushall()
+    return Store(tmp_path / "events", server)
 
 
 def free_port() -> int:

@@ -20,6 +20,7 @@ from serving.api import ErrorBody, ReasonItem, RecommendRequest, RecommendRespon
 from serving.app import Application
 from serving.catalog import Filters
 from serving.errors import FeatureUnavailable
+from serving.events import ExposureBuffer, open_log
 from serving.features import CustomerState, FrameReader
 from serving.loading import FAILURES, REST_SECONDS, GuardedReader
 from serving.metrics import Metrics
@@ -46,11 +47,16 @@ class Api:
         *,
         client: str = "127.0.0.1",
         clock: Callable[[], datetime] = lambda: AT,
+        exposures: ExposureBuffer | None = None,
         **given: Any,
     ) -> None:
         self.registry = CollectorRegistry()
         metrics = Metrics(self.registry)
-        self.app = Application(Settings.load(**given), current=current, metrics=metrics, clock=clock)
+        settings = Settings.load(**given)
+        self.log = open_log(settings.events)
+        self.app = Application(
+            settings, current=current, metrics=metrics, clock=clock, event_log=self.log, exposures=exposures
+        )
         self._client = client
 
     def ask(

@@ -31,8 +31,9 @@ from feature_repo.files import parquet_files
 from feature_repo.product_features import PRODUCT
 from feature_repo.recent import to_micros
 from feature_repo.staging import stage_events
-from feature_repo.store import StoreConfig, apply, latest, materialise, open_store
+from feature_repo.store import StoreConfig, apply, latest, open_store
 from feature_repo.tables import Tables
+from tests.builders import everything_online
 from tests.rich_shop import END, before, rich_shop, write_shop
 from training.dataset import point_in_time
 
@@ -220,7 +221,7 @@ def online(
 ) -> StoreConfig:
     url = request.getfixturevalue("redis_url").removesuffix("/0") + "/7" if request.param == "redis" else None
     config = StoreConfig(tmp_path_factory.mktemp("online"), url)
-    materialise(apply(config, built), built)
+    everything_online(apply(config, built), built)
     return config
 
 

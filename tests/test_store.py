@@ -22,10 +22,11 @@ from feature_repo.bulk import _texts
 from feature_repo.errors import ConfigError
 from feature_repo.features import served_defaults
 from feature_repo.recent import History
-from feature_repo.store import StoreConfig, apply, latest, materialise, open_store
+from feature_repo.store import StoreConfig, apply, latest, open_store
 from serving.errors import BundleError, FeatureUnavailable
 from serving.online import OnlineReader, plain_value
 from serving.settings import Settings
+from tests.builders import everything_online
 from training.dataset import customer_states, point_in_time
 
 Built = tuple[Settings, FeatureSet]
@@ -40,7 +41,7 @@ def online(
     if request.param == "sqlite":
         return settings.store
     config = StoreConfig(tmp_path_factory.mktemp("redis-feast"), request.getfixturevalue("redis_url"))
-    materialise(apply(config, feature_set), feature_set)
+    everything_online(apply(config, feature_set), feature_set)
     return config
 
 
@@ -125,7 +126,7 @@ def test_stored_byte_for_byte_as_feast_stores(
         config = StoreConfig(directory, url)
         store = apply(config, feature_set)
         if ours:
-            materialise(store, feature_set)
+            everything_online(store, feature_set)
         else:
             epoch = datetime(1970, 1, 1, tzinfo=UTC)
             views = [name for name in feature_set.rows if name != v.CUSTOMER_RECENT]
@@ -196,11 +197,11 @@ def test_features_built_anew_for_the_same_instant_arrive(
         shutil.copytree(features[1].path(view), directory / view)
     own = dataclasses.replace(features[1], directory=directory)
     for config in (StoreConfig(directory / "sqlite"), StoreConfig(directory / "redis", redis_url)):
-        materialise(apply(config, own), own)
+        everything_online(apply(config, own), own)
         newest = sorted(own.path(v.CUSTOMER_FEATURES).iterdir())[-1]
         rows = pd.read_parquet(newest)
         rows.assign(**{v.SEGMENT: "moved"}).to_parquet(newest, index=False)
-        materialise(apply(config, own), own)
+        everything_online(apply(config, own), own)
         customer = latest(own, v.CUSTOMER_RECENT)[s.CUSTOMER_ID].iloc[0]
         assert reader_of(config).read([customer], own.as_of)[0].segment == "moved"
         rows.to_parquet(newest, index=False)

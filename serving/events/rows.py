@@ -1,0 +1,120 @@
+"""The rows of ``customer_recent`` in the online store, read and replaced as a whole.
+
+Written as Feast would write them (``feature_repo.bulk``), but overwriting whatever timestamp is there: the consumer
+holds the one lease, and knows which row is the newest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
+
+import pandas as pd
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+from feast.protos.feast.types.Value_pb2 import Value
+
+from feature_repo import names as v
+from feature_repo import schema as s
+from feature_repo.bulk import remove_rows, write_rows
+from serving.errors import FeatureUnavailable
+from serving.events.fold import Lines
+from serving.online import plain_value
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+class RecentRows:
+    """See ``serving.events.consumer.Rows``.
+
+    Parameters
+    ----------
+    opened
+        Opens the feature store, when it is first needed; it may have been applied only then.
+    """
+
+    def __init__(self, opened: Callable[[], FeatureStore]) -> None:
+        self._opened = opened
+        self._held: tuple[FeatureStore, Any] | None = None
+
+    def read(self, keys: Sequence[str]) -> dict[str, Lines]:
+        """Return the histories that are online; FeatureUnavailable while the store does not answer."""
+        entities = [
+            EntityKey(join_keys=[s.CUSTOMER_ID], entity_values=[Value(string_val=key)]) for key in keys
+        ]
+        names = [name for name, _ in v.RECENT]
+        try:
+            store, view = self._store()
+            found = store._get_provider().online_store.online_read(store.config, view, entities, names)
+        except Exception as error:
+            raise _unavailable(error) from error
+        return {
+            key: lines_of({name: plain_value(value) for name, value in values.items()})
+            for key, (_, values) in zip(keys, found, strict=True)
+            if values
+        }
+
+    def write(self, histories: Mapping[str, Lines], stamps: Mapping[str, int]) -> None:
+        """Replace whole rows; FeatureUnavailable while the store does not answer."""
+        rows = pd.DataFrame([row_of(key, lines) for key, lines in histories.items()])
+        at = [_EPOCH + timedelta(microseconds=stamps[key]) for key in histories]
+        try:
+            store, view = self._store()
+            write_rows(store, view, rows, at)
+        except Exception as error:
+            raise _unavailable(error) from error
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Remove rows; FeatureUnavailable while the store does not answer."""
+        try:
+            store, view = self._store()
+            remove_rows(store, view, keys)
+        except Exception as error:
+            raise _unavailable(error) from error
+
+    def _store(self) -> tuple[FeatureStore, Any]:
+        if self._held is None:
+            store = self._opened()
+            self._held = store, store.get_feature_view(v.CUSTOMER_RECENT)
+        return self._held
+
+
+def histories(rows: pd.DataFrame) -> dict[str, Lines]:
+    """Return the histories in rows of ``customer_recent``, by customer."""
+    columns = [rows[name].tolist() for name, _ in v.RECENT]
+    names = [name for name, _ in v.RECENT]
+    return {
+        str(customer): lines_of(dict(zip(names, values, strict=True)))
+        for customer, *values in zip(rows[s.CUSTOMER_ID].tolist(), *columns, strict=True)
+    }
+
+
+def lines_of(row: Mapping[str, Any]) -> Lines:
+    """Return the history that a row of ``customer_recent`` holds."""
+    columns = [row.get(name) for name in (v.RECENT_AT, v.RECENT_PRODUCTS, v.RECENT_KINDS, v.RECENT_VALUES)]
+    if columns[0] is None or any(column is None for column in columns):
+        return ()
+    return tuple(
+        (int(at), str(product), str(kind), float(value))
+        for at, product, kind, value in zip(*columns, strict=True)
+    )
+
+
+def row_of(key: str, lines: Lines) -> dict[str, Any]:
+    """Return the row of ``customer_recent`` that holds a history."""
+    return {
+        s.CUSTOMER_ID: key,
+        v.RECENT_PRODUCTS: [product for _, product, _, _ in lines],
+        v.RECENT_KINDS: [kind for _, _, kind, _ in lines],
+        v.RECENT_AT: [at for at, _, _, _ in lines],
+        v.RECENT_VALUES: [value for _, _, _, value in lines],
+    }
+
+
+def _unavailable(error: Exception) -> FeatureUnavailable:
+    return FeatureUnavailable(
+        f"expected the online store to answer, found {type(error).__name__}: {error}; check it"
+    )

@@ -1,0 +1,135 @@
+"""What clients tell: feedback, and live changes of products and customers; from a parsed request to the log.
+
+One method an operation of ``serving.openapi.ENDPOINTS``, of the same name. An answer is given once the log has it on
+disk. Each event is looked at by itself: what does not fit is told with its place and keeps nothing else out.
+Appending waits for a disk, so it runs in threads, as many as the log can commit together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, TypeVar
+
+import orjson
+
+from feature_repo.recent import to_micros
+from serving.api import CustomerChanges, FeedbackEvent, FeedbackRequest, ProductChanges
+from serving.events import Change, Event, EventLog
+from serving.metrics import Metrics
+from serving.recommender import Recommender
+from serving.validation import InvalidRequest, parse, shown
+
+T = TypeVar("T")
+_THREADS: Final = 16
+_EARLIEST: Final = datetime(1970, 1, 1, tzinfo=UTC)
+#: Clocks of clients run ahead; further than this an event is no event yet.
+_AHEAD: Final = timedelta(minutes=5)
+
+
+class Intake:
+    """Takes what clients tell.
+
+    Parameters
+    ----------
+    log
+        Where it goes; durable before it is acknowledged.
+    metrics
+        Counts what was taken.
+    clock
+        Gives the instant of a request.
+    """
+
+    def __init__(self, log: EventLog, metrics: Metrics, clock: Callable[[], datetime]) -> None:
+        self._log = log
+        self._metrics = metrics
+        self._clock = clock
+        self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
+
+    def close(self) -> None:
+        """Stop the threads."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def feedback(
+        self, asked: FeedbackRequest, recommender: Recommender | None, request_id: str
+    ) -> bytes:
+        """Answer ``/v1/feedback``."""
+        now = self._clock()
+        events, rejected = [], []
+        for index, one in enumerate(asked.events):
+            try:
+                events.append(event_of(one, now=now, name=f"{request_id}.{index}"))
+            except InvalidRequest as error:
+                where = "" if error.field is None else f"{error.field}: "
+                rejected.append({"index": index, "why": where + error.message})
+        fresh = await self._in_thread(lambda: self._log.append_events(events)) if events else []
+        accepted = sum(fresh)
+        duplicates = len(fresh) - accepted
+        self._metrics.told(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
+        return orjson.dumps({"accepted": accepted, "duplicates": duplicates, "rejected": rejected})
+
+    async def products(
+        self, asked: ProductChanges, recommender: Recommender | None, request_id: str
+    ) -> bytes:
+        """Answer ``/v1/products``."""
+        at = to_micros(self._clock())
+        changes = [Change("product", one.product_id, one.values(), at) for one in asked.products]
+        known = {} if recommender is None else recommender.bundle.catalog.index
+        unknown = [change.id for change in changes if change.id not in known]
+        return await self._changed(changes, unknown)
+
+    async def customers(
+        self, asked: CustomerChanges, recommender: Recommender | None, request_id: str
+    ) -> bytes:
+        """Answer ``/v1/customers``."""
+        at = to_micros(self._clock())
+        changes = [Change("customer", one.customer_id, one.values(), at) for one in asked.customers]
+        return await self._changed(changes, [])
+
+    async def _changed(self, changes: Sequence[Change], unknown: Sequence[str]) -> bytes:
+        await self._in_thread(lambda: self._log.append_changes(changes))
+        return orjson.dumps({"accepted": len(changes), "unknown": list(dict.fromkeys(unknown))})
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def event_of(given: Any, *, now: datetime, name: str) -> Event:
+    """Return one event of a request.
+
+    Without an ``event_id`` an event that tells its own time is known by its content, so that a repetition counts
+    once; any other gets ``name``.
+
+    Raises
+    ------
+    InvalidRequest
+        It does not fit.
+    """
+    if not isinstance(given, dict):
+        raise InvalidRequest(f"expected an object, found {shown(given)}")
+    one = parse(FeedbackEvent, given)
+    at = now if one.at is None else one.at
+    if at > now + _AHEAD:
+        raise InvalidRequest(
+            f"expected a time up to now ({now.isoformat(timespec='seconds')}), found {shown(given['at'])}",
+            "at",
+        )
+    if at < _EARLIEST:
+        raise InvalidRequest(f"expected a time since 1970, found {shown(given['at'])}", "at")
+    return Event(
+        event_id=one.event_id or (name if one.at is None else _content(one)),
+        kind=one.kind,
+        at=to_micros(at.astimezone(UTC)),
+        product_id=one.product_id,
+        customer_id=one.customer_id,
+        session_id=one.session_id,
+        value=one.value,
+        request_id=one.request_id,
+    )
+
+
+def _content(event: FeedbackEvent) -> str:
+    return "content:" + hashlib.blake2b(orjson.dumps(event.model_dump()), digest_size=16).hexdigest()

@@ -1,0 +1,39 @@
+"""``nextbest events``: what was logged, as interactions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serving.events.live import event_log
+from serving.settings import Settings
+from training.export import export
+from training.train import one_job
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands to the application."""
+    events = typer.Typer(help="The event log.", no_args_is_help=True)
+    events.command("export")(export_command)
+    app.add_typer(events, name="events")
+
+
+def export_command(
+    to: Annotated[Path, typer.Option("--to", metavar="TABLES", help="Directory of the tables.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Append what was logged since the last export to the interactions of TABLES."""
+    settings = Settings.load()
+    with one_job(settings):
+        log = event_log(settings)
+        try:
+            count = export(log, to)
+        finally:
+            log.close()
+    if as_json:
+        typer.echo(json.dumps({"exported": count, "to": str(to)}))
+        return
+    typer.echo(f"{count:,} interactions added to {to}")

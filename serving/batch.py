@@ -1,9 +1,10 @@
 """The top products of every customer of a bundle, as Parquet files in one directory.
 
-Each list is what ``Recommender.recommend`` answers. Where vectors alone make the answer, all customers of a chunk
-are searched at once; whoever is left is answered one by one. Nothing but a chunk of customer states and one part's
-lists is in memory. Parts are staged inside the directory and moved into place when all are written, the
-summary last: a directory without it is not complete. Deliberately absent: reasons and names, which the catalog has.
+Each list is what ``Recommender.recommend`` answers, but for ties and what its index misses where that is approximate:
+here every product is scored. Where vectors alone make the answer, all customers of a chunk are searched at once;
+whoever is left is answered one by one. Nothing but a chunk of customer states and one part's lists is in memory. Parts
+are staged inside the directory and moved into place when all are written, the summary last: a directory without it is
+not complete. Deliberately absent: reasons and names, which the catalog has.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ def rank(
     n: int,
     purchased: PurchasedPolicy = "exclude",
 ) -> Lists:
-    """Return the top ``n`` of each customer, equal to ``Recommender.recommend`` but for ties.
+    """Return the top ``n`` of each customer: ``Recommender.recommend`` but for ties and what its index misses.
 
     All states are read, and held, at once: ask for some thousand customers at most.
     """

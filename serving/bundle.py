@@ -158,7 +158,7 @@ def load(bundles: Path, version: str) -> Bundle:
         vectors, index = None, None
         if "product_vectors.npy" in manifest.files:
             vectors = _array(inside, "product_vectors")
-            index = ProductIndex.load(inside / "products.faiss", shape=vectors.shape)
+            index = ProductIndex.load(inside / "products.faiss", vectors=vectors, told=manifest.index)
         segments = json.loads((inside / _SEGMENTS).read_text())
         return Bundle(
             manifest=manifest,

@@ -1,13 +1,20 @@
-"""The product index: exact inner-product search over all product vectors, by FAISS.
+"""The product index: the best products of a query by inner product, under any mask.
 
-One class hides FAISS's conventions (−1 padding, flattened batches, selectors). Exact by construction
-under any mask: either the search is deep enough to step over every blocked product, or FAISS is given
-the mask itself.
+A search has two stages, the same whatever the kind of index. FAISS proposes candidates from something smaller than
+the vectors (or, for the exact kind, from the vectors themselves); then the exact inner products of those that are
+allowed decide. Wherever candidates do not settle the answer, because a mask leaves too few of them or a tie
+straddles the cut, every allowed product is scanned. So min(n, allowed) products always come back, with exact scores,
+ties by product index; an approximate kind may only miss a product, and how often was measured when it was chosen.
+Which kind a catalog gets: ``serving/index_choice.py``.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final, Literal
 
 import faiss
 import numpy as np
@@ -16,55 +23,140 @@ from numpy.typing import NDArray
 from serving.errors import BundleError
 
 Float32 = NDArray[np.float32]
-_STEP_OVER = 256  # deeper than this, handing FAISS the mask is cheaper than sorting the surplus
+Int32 = NDArray[np.int32]
+Mask = NDArray[np.bool_]
+IndexType = Literal["exact inner product", "product quantised", "scalar quantised"]
+
+EXACT: Final[IndexType] = "exact inner product"
+PRODUCT: Final[IndexType] = "product quantised"
+SCALAR: Final[IndexType] = "scalar quantised"
+
+#: The depth of an approximate kind is meant for up to so many products; whoever asks for more goes deeper.
+DEPTH_N: Final = 100
+
+#: Searching for more than one in so many products, or for so many times what is needed, costs as much as a scan.
+DEEPEST: Final = 8
+
+_FAISS: Final[Mapping[str, type[faiss.Index]]] = {
+    EXACT: faiss.IndexFlatIP,
+    PRODUCT: faiss.IndexPQFastScan,
+    SCALAR: faiss.IndexScalarQuantizer,
+}
+_SPARSE: Final = 3  # fewer than one in so many allowed: gathering their vectors beats scanning all
+_BLOCK: Final = 64
+
+
+@dataclass(frozen=True)
+class Design:
+    """How candidates are found.
+
+    Parameters
+    ----------
+    type
+        ``exact inner product``: a scan. ``product quantised``: 4 bits for each of ``parts`` equal parts of a vector,
+        scanned in registers (André, Kermarrec & Le Scouarnec, "Cache locality is not enough", VLDB 2015).
+        ``scalar quantised``: 8 bits a dimension.
+    parts
+        Of a product quantiser.
+    depth
+        How many candidates are rescored; 0 for the exact kind.
+    """
+
+    type: IndexType = EXACT
+    parts: int = 0
+    depth: int = 0
+
+    def candidates(self, vectors: Float32) -> faiss.Index:
+        """Return FAISS's index of ``vectors``, trained where it has to be."""
+        dimensions = vectors.shape[1]
+        index: faiss.Index
+        match self.type:
+            case "exact inner product":
+                index = faiss.IndexFlatIP(dimensions)
+            case "product quantised":
+                index = faiss.IndexPQFastScan(dimensions, self.parts, 4, faiss.METRIC_INNER_PRODUCT)
+            case "scalar quantised":
+                bits = faiss.ScalarQuantizer.QT_8bit
+                index = faiss.IndexScalarQuantizer(dimensions, bits, faiss.METRIC_INNER_PRODUCT)
+        index.train(vectors)
+        index.add(vectors)
+        return index
 
 
 class ProductIndex:
-    """Exact inner-product index over ``vectors`` (products × dimensions, float32)."""
+    """Inner-product index over ``vectors``.
 
-    def __init__(self, index: faiss.Index) -> None:
-        self._index = index
+    Parameters
+    ----------
+    candidates
+        FAISS's index of the same vectors; proposes.
+    vectors
+        (products, dimensions) float32, not copied; decides.
+    design
+        What ``candidates`` is.
+    """
+
+    def __init__(self, candidates: faiss.Index, vectors: Float32, design: Design) -> None:
+        self._candidates = candidates
+        self._vectors = np.asarray(vectors)  # a plain view: each access to a memmap costs microseconds
+        self.design = design
 
     @classmethod
-    def build(cls, vectors: Float32) -> ProductIndex:
-        """Index the rows of ``vectors``; row number is the product index."""
-        index = faiss.IndexFlatIP(vectors.shape[1])
-        index.add(np.ascontiguousarray(vectors, dtype=np.float32))
-        return cls(index)
+    def build(cls, vectors: Float32, design: Design | None = None) -> ProductIndex:
+        """Index the rows of ``vectors``, exactly unless told otherwise; row number is the product index."""
+        design = design or Design()
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        return cls(design.candidates(vectors), vectors, design)
 
     @classmethod
-    def load(cls, path: Path, *, shape: tuple[int, int]) -> ProductIndex:
-        """Read an index written by ``save`` and check that it holds ``shape`` vectors.
+    def load(cls, path: Path, *, vectors: Float32, told: Mapping[str, Any]) -> ProductIndex:
+        """Map an index written by ``save`` into memory and check that it can be one of ``vectors``.
+
+        FAISS maps exact and scalar quantised ones; a product quantised one, the smallest, is read.
+
+        Parameters
+        ----------
+        path
+            Of the file.
+        vectors
+            What was indexed.
+        told
+            What the manifest says of the index; only ``type``, ``parts`` and ``depth`` are read.
 
         Raises
         ------
         BundleError
             The file is not such an index.
         """
+        design = Design(**{name: told[name] for name in ("type", "parts", "depth") if name in told})
         try:
-            index = faiss.read_index(str(path))
+            index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
             raise BundleError(
                 f"expected a FAISS index in {path.name}, found {error}; publish the bundle anew"
             ) from error
-        if (index.ntotal, index.d) != shape:
+        if (index.ntotal, index.d) != vectors.shape:
             raise BundleError(
-                f"expected {shape[0]} vectors of {shape[1]} dimensions in {path.name}, "
+                f"expected {vectors.shape[0]} vectors of {vectors.shape[1]} dimensions in {path.name}, "
                 f"found {index.ntotal} of {index.d}; publish the bundle anew"
             )
-        return cls(index)
+        kind = _FAISS.get(design.type)
+        if kind is None or not isinstance(index, kind) or (design.depth > 0) == (design.type == EXACT):
+            raise BundleError(
+                f"expected an index of the type {design.type!r} and depth {design.depth} in {path.name}, "
+                f"found {type(index).__name__}; publish the bundle anew"
+            )
+        return cls(index, vectors, design)
 
     def save(self, path: Path) -> None:
-        """Write the index in FAISS's own format."""
-        faiss.write_index(self._index, str(path))
+        """Write what finds the candidates in FAISS's own format; the vectors have a file of their own."""
+        faiss.write_index(self._candidates, str(path))
 
     def __len__(self) -> int:
-        return int(self._index.ntotal)
+        return len(self._vectors)
 
-    def search(
-        self, queries: Float32, n: int, *, allowed: NDArray[np.bool_] | None = None
-    ) -> tuple[NDArray[np.int32], Float32]:
-        """Return the best ``min(n, allowed)`` products of each query, best first.
+    def search(self, queries: Float32, n: int, *, allowed: Mask | None = None) -> tuple[Int32, Float32]:
+        """Return ``min(n, allowed)`` distinct products of each query, best first, ties by product index.
 
         Parameters
         ----------
@@ -80,26 +172,65 @@ class ProductIndex:
         tuple
             Product indices (q, min(n, allowed)) int32 and inner products of the same shape; no padding.
         """
-        total = len(self)
-        passing = total if allowed is None else int(np.count_nonzero(allowed))
-        n = min(n, passing)
-        if n <= 0 or len(queries) == 0:
-            empty = (len(queries), 0)
-            return np.empty(empty, dtype=np.int32), np.empty(empty, dtype=np.float32)
+        passing = len(self) if allowed is None else int(np.count_nonzero(allowed))
+        n = max(min(n, passing), 0)
         queries = np.ascontiguousarray(queries, dtype=np.float32)
-        blocked = total - passing
-        if allowed is None or blocked == 0:
-            scores, found = self._index.search(queries, n)
-            return found.astype(np.int32), scores
-        if blocked <= _STEP_OVER:
-            scores, found = self._index.search(queries, n + blocked)
-            kept = np.argsort(~allowed[found], axis=1, kind="stable")[:, :n]
-            return (
-                np.take_along_axis(found, kept, axis=1).astype(np.int32),
-                np.take_along_axis(scores, kept, axis=1),
-            )
-        # the stubs know the C++ signatures, not the NumPy ones
-        selector = faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))  # type: ignore[call-arg, arg-type]
-        chosen = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
-        scores, found = self._index.search(queries, n, params=chosen)
-        return found.astype(np.int32), scores
+        products = np.empty((len(queries), n), dtype=np.int32)
+        scores = np.empty((len(queries), n), dtype=np.float32)
+        if n:
+            for row in range(len(queries)):
+                query = queries[row : row + 1]
+                found = self._proposed(query, n, allowed, passing) or self._scanned(
+                    query[0], n, allowed, passing
+                )
+                products[row], scores[row] = found
+        return products, scores
+
+    def _proposed(
+        self, query: Float32, n: int, allowed: Mask | None, passing: int
+    ) -> tuple[NDArray[np.int64], Float32] | None:
+        """Return the best among the candidates; None where they do not settle the answer."""
+        need = math.ceil(self.design.depth * max(1.0, n / DEPTH_N)) or n + 1
+        # of so many candidates a mask that has nothing to do with the query leaves enough: four deviations of spare
+        deep = math.ceil((need + 4.0 * math.sqrt(need)) * len(self) / passing)
+        deep = min(deep, need + len(self) - passing)
+        while deep <= min(need * DEEPEST, len(self) // DEEPEST):
+            found = self._candidates.search(query, deep)[1][0]
+            kept = found if allowed is None else found[allowed[found]]
+            if len(kept) >= need:
+                kept = kept[:need]
+                scores = self._vectors[kept] @ query[0]
+                order = np.lexsort((kept, -scores))
+                # else more products may tie with the last one, and the first of them by index are due
+                settled = scores[order[-1]] < scores[order[n - 1]]
+                return (kept[order[:n]], scores[order[:n]]) if settled else None
+            deep *= 2
+        return None
+
+    def _scanned(
+        self, query: Float32, n: int, allowed: Mask | None, passing: int
+    ) -> tuple[NDArray[np.int64], Float32]:
+        """Return the best of all allowed products."""
+        if allowed is None or passing == len(self):
+            scores = self._vectors @ query
+            best = _best(scores, n)
+            return best, scores[best]
+        rows = np.flatnonzero(allowed)
+        sparse = passing * _SPARSE < len(self)
+        scores = self._vectors[rows] @ query if sparse else (self._vectors @ query)[rows]
+        best = _best(scores, n)
+        return rows[best], scores[best]
+
+
+def _best(scores: Float32, n: int) -> NDArray[np.int64]:
+    """Return the places of the ``n`` highest of at least n scores, highest first, ties by place.
+
+    The n-th highest of the maxima of blocks bounds the n-th score from below, and little is above it: no score is
+    sorted that cannot matter.
+    """
+    bounds = scores[: len(scores) // _BLOCK * _BLOCK].reshape(-1, _BLOCK).max(axis=1)
+    if len(bounds) < n:
+        bounds = scores
+    bound = np.partition(bounds, len(bounds) - n)[len(bounds) - n]
+    kept = np.flatnonzero(scores >= bound)
+    return kept[np.argsort(-scores[kept], kind="stable")[:n]]

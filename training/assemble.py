@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from importlib.metadata import version
 from typing import Any, Final
 
@@ -18,7 +20,9 @@ from feature_repo.recent import DAY_US
 from serving.bundle import Bundle, Purchased
 from serving.encoders.spec import RepeatsSpec
 from serving.index import ProductIndex
+from serving.index_choice import FEWEST, QUERIES, Asked, choose
 from serving.manifest import DataInfo, Manifest, Policy
+from serving.recommender import Query, Recommender
 from training.dataset import TrainingSet
 from training.models import popularity, registry
 from training.models.base import Embeddings
@@ -79,9 +83,9 @@ def assemble(
         seed=seed,
         policy=policy(recipe, fitted),
         metrics=dict(metrics or {}),
-        index={} if vectors is None else {"type": "exact inner product", "recall": 1.0},
+        index={},
     )
-    return Bundle(
+    bundle = Bundle(
         manifest=manifest,
         catalog=data.catalog,
         customers=pd.DataFrame(
@@ -94,8 +98,34 @@ def assemble(
         vectors=vectors,
         matrices=fitted.matrices if fitted else {},
         weights=fitted.weights if fitted else {},
-        index=None if vectors is None else ProductIndex.build(vectors),
     )
+    return bundle if vectors is None else indexed(bundle, data, seed=seed)
+
+
+def indexed(bundle: Bundle, data: TrainingSet, *, seed: int) -> Bundle:
+    """Return ``bundle``, which has vectors, with the index that they and the queries of customers call for."""
+    assert bundle.vectors is not None
+    chosen = choose(bundle.vectors, partial(asked, bundle, data, seed=seed))
+    manifest = bundle.manifest.model_copy(update={"index": chosen.to_json()})
+    return replace(bundle, manifest=manifest, index=chosen.index)
+
+
+def asked(bundle: Bundle, data: TrainingSet, *, seed: int) -> Asked:
+    """Return the queries of customers drawn at random, as serving makes them; products where too few have one."""
+    assert bundle.vectors is not None
+    generator = np.random.default_rng(seed)
+    recommender = Recommender(replace(bundle, index=ProductIndex.build(bundle.vectors)), data.reader)
+    drawn = generator.permutation(len(data.customers))[:QUERIES].tolist()
+    queries = [Query(at=data.as_of, customer_id=data.customers.ids[row]) for row in drawn]
+    searches = [
+        recommender.search(query, state)
+        for query, state in zip(queries, recommender.states(queries), strict=True)
+    ]
+    vectors = [search.vector for search in searches if search is not None]
+    if len(vectors) >= FEWEST:
+        return Asked(np.stack(vectors), "customers")
+    rows = generator.permutation(len(bundle.vectors))[:QUERIES]
+    return Asked(bundle.vectors[rows], "products")
 
 
 def policy(recipe: Recipe, fitted: Embeddings | None) -> Policy:

@@ -26,6 +26,7 @@ def register(app: typer.Typer) -> None:
     group.command("accuracy")(accuracy_command)
     group.command("cold")(cold_command)
     group.command("scoring")(scoring_command)
+    group.command("index")(index_command)
     group.command("recovery")(recovery_command)
     group.command("world")(world_command)
     app.add_typer(group, name="benchmark")
@@ -175,6 +176,28 @@ def scoring_command(
             seed=seed,
             progress=progress,
         )
+    typer.echo(json.dumps(result, indent=1))
+
+
+def index_command(
+    sizes: Annotated[
+        str, typer.Option(help="Products × dimensions, with commas.")
+    ] = "10000x64,50000x64,41000x512,41000x1024",
+    queries: Annotated[int, typer.Option(min=10, max=10_000, help="Queries timed for each size.")] = 300,
+    rounds: Annotated[int, typer.Option(min=1, max=100, help="How often each is answered.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the vectors and queries.")] = 0,
+) -> None:
+    """Measure one search of the product index, chosen by size, beside the exact one, on drawn vectors."""
+    from eval.benchmarks.index import index_times
+
+    asked = [size.strip().split("x") for size in sizes.split(",") if size.strip()]
+    if not asked or not all(
+        len(size) == 2 and all(part.isdigit() and int(part) for part in size) for size in asked
+    ):
+        raise ConfigError(f"expected sizes such as 50000x64,41000x512, found {sizes!r}; correct --sizes")
+    pairs = [(int(products), int(dimensions)) for products, dimensions in asked]
+    with shown() as progress:
+        result = index_times(pairs, queries=queries, rounds=rounds, seed=seed, progress=progress)
     typer.echo(json.dumps(result, indent=1))
 
 

@@ -1,18 +1,18 @@
 """Which index a catalog gets, by size and dimensions, gated by the recall that real queries have on it.
 
-* **Exact** below two million numbers (products × dimensions): a scan takes a tenth of a millisecond there, which
-  nothing beats by much.
-* Else **product quantised** with exact rescoring: 2 or 4 bits a dimension, summed in registers. Its designs are
-  tried from the cheapest on: 2 dimensions a part or 1, with 300 to 1,000 candidates, at most one in 8 products.
-* Else, from 128 dimensions on, **scalar quantised** with exact rescoring: four times less to read than an exact scan;
-  with fewer dimensions it is no faster than one.
-* Else **exact**.
+The time of a search is reckoned in bytes that a scan of float32 vectors reads in it, 4 a number. A design scans codes
+and rescores candidates exactly, each of which costs ``12,000 + 16 · dimensions`` such bytes (measured; a code of a
+product quantiser has half a byte a part, one of a scalar quantiser costs like 2 bytes a dimension). Those reckoned at
+less than three quarters of the exact scan are tried, the cheapest first:
 
-The first design passes whose recall among the first 10 and the first 100 products, against the exact answer, is at
-least .99 even two standard errors below its mean over the queries: those of ``QUERIES`` customers, or of products
-where fewer than ``FEWEST`` customers have one. Deliberately absent: graphs (HNSW), inverted
-lists and leading principal components, which were slower at this recall (``training/models/README.md``), and any
-measurement of time: the same vectors get the same index on every machine.
+* **product quantised**, 2 dimensions a part or 1, and 300 to 4,000 candidates, at most one in 8 products;
+* **scalar quantised**, from 128 dimensions on (with fewer its arithmetic takes as long as the scan), 300 candidates.
+
+The first one is taken whose recall among the first 10 and the first 100 products, against the exact answer, is at least
+.99 even two standard errors below its mean over the queries: those of ``QUERIES`` customers, or of products where fewer
+than ``FEWEST`` customers have one. If none is, or the catalog is small, the index is **exact**. Deliberately absent:
+graphs (HNSW), inverted lists and leading principal components, which were slower at this recall or never reached it
+(``training/models/README.md``), and any measurement of time: the same vectors get the same index on every machine.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ Float32 = NDArray[np.float32]
 RECALL: Final = 0.99
 QUERIES: Final = 500
 FEWEST: Final = 100
-NUMBERS: Final = 2_000_000
 _SCALAR_FROM: Final = 128
 _CUTS: Final = (10, 100)
-_DEPTHS: Final = (300, 500, 700, 1000)
+_DEPTHS: Final = (300, 500, 700, 1000, 2000, 4000)
+_WORTH_IT: Final = 0.75
 _SAME: Final = 1e-5  # float32 sums of the same numbers differ by their order
 
 
@@ -67,18 +67,19 @@ class Chosen:
 
 
 def designs(products: int, dimensions: int) -> list[Design]:
-    """Return the approximate designs that may beat a scan at this size, in the order of trying."""
-    if products * dimensions < NUMBERS:
-        return []
-
-    def cost(design: Design) -> int:
-        """In bytes scanned: rescoring a candidate takes about as long as scanning so many, by measurements."""
-        return products * design.parts // 2 + design.depth * (8000 + 16 * dimensions)
-
+    """Return the approximate designs that are worth trying at this size, the cheapest first; see the module."""
     parts = [dimensions] if dimensions % 2 else [dimensions // 2, dimensions]
-    quantised = sorted((Design(PRODUCT, part, depth) for part in parts for depth in _DEPTHS), key=cost)
-    scalar = [Design(SCALAR, depth=_DEPTHS[0])] if dimensions >= _SCALAR_FROM else []
-    return [design for design in (*quantised, *scalar) if design.depth * DEEPEST <= products]
+    able = [
+        Design(PRODUCT, part, depth) for part in parts for depth in _DEPTHS if depth * DEEPEST <= products
+    ]
+    if dimensions >= _SCALAR_FROM and products >= _DEPTHS[0] * DEEPEST:
+        able.append(Design(SCALAR, depth=_DEPTHS[0]))
+
+    def cost(design: Design) -> float:
+        code = design.parts / 2 if design.type == PRODUCT else 2 * dimensions
+        return products * code + design.depth * (12_000 + 16 * dimensions)
+
+    return sorted((d for d in able if cost(d) < _WORTH_IT * 4 * products * dimensions), key=cost)
 
 
 def choose(vectors: Float32, asked: Callable[[], Asked]) -> Chosen:

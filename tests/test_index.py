@@ -20,7 +20,7 @@ from eval.benchmarks.index import index_times
 from serving.bundle import load, save
 from serving.errors import BundleError
 from serving.index import EXACT, PRODUCT, SCALAR, Design, ProductIndex
-from serving.index_choice import NUMBERS, RECALL, Asked, Chosen, choose, designs, recall_of
+from serving.index_choice import RECALL, Asked, Chosen, choose, designs, recall_of
 from tests.builders import make_bundle
 from training.assemble import asked, assemble
 from training.benchmarks.listed import AS_OF, training_set
@@ -29,7 +29,7 @@ from training.recipe import Recipe
 Float32 = NDArray[np.float32]
 
 
-PRODUCTS, DIMENSIONS = 16_000, 128
+PRODUCTS, DIMENSIONS = 20_000, 256
 
 #: Of each approximate kind a design that reaches the recall on the planted vectors.
 APPROXIMATE = [Design(PRODUCT, DIMENSIONS, 700), Design(SCALAR, depth=300)]
@@ -159,11 +159,12 @@ def test_a_small_catalog_is_scanned_and_asks_no_queries() -> None:
 
 
 def test_the_designs_by_size() -> None:
-    assert designs(NUMBERS // 64 - 1, 64) == []
+    assert designs(10_000, 64) == designs(2_000, 1024) == designs(0, 64) == []
     assert {design.type for design in designs(50_000, 64)} == {PRODUCT}
-    assert designs(40_000, 512)[-1] == Design(SCALAR, depth=300)
+    assert designs(50_000, 64)[0].depth < designs(50_000, 64)[-1].depth
+    assert Design(SCALAR, depth=300) in designs(40_000, 512)
     assert {design.parts for design in designs(50_000, 63)} == {63}
-    assert all(design.depth * 8 <= 2500 for design in designs(2500, 1024))
+    assert all(design.depth * 8 <= 5000 for design in designs(5000, 2048))
 
 
 def test_the_choice_passes_on_planted_vectors_and_says_so() -> None:
@@ -256,7 +257,7 @@ def bought(customers: int, products: int, each: int) -> sp.csr_matrix:
 
 def test_assembling_measures_the_index_on_what_customers_ask() -> None:
     recipe = Recipe.model_validate({"name": "s", "model": "spectral", "spectral": {"factors": 128}})
-    data = training_set(bought(400, 16_000, 300))
+    data = training_set(bought(400, 40_000, 200))
     bundle = assemble(recipe, data, seed=0, threads=1, tables_hash="", now=AS_OF)
     told = bundle.manifest.index
     assert bundle.index is not None and bundle.index.design.type == told["type"]
@@ -275,9 +276,9 @@ def test_with_few_customers_products_are_asked() -> None:
 
 
 def test_the_benchmark_measures_both_sides() -> None:
-    small, large = index_times([(500, 16), (16_000, 128)], queries=40, rounds=1, seed=0)
+    small, large = index_times([(500, 16), (20_000, 256)], queries=40, rounds=1, seed=0)
     assert small["chosen"]["type"] == EXACT and small["recall"] == 1.0
-    assert (large["products"], large["dimensions"]) == (16_000, 128)
+    assert (large["products"], large["dimensions"]) == (20_000, 256)
     assert large["recall"] > 0.98  # the gate's .99 is of other queries
     for told in (small, large):
         for times in told["ms"].values():

@@ -199,7 +199,7 @@ from pathlib import Path
 import sys
 from serving.bundle import save
 from tests.builders import make_bundle
-seed = 0
+seed = int(sys.argv[2])
 while True:
     print(save(make_bundle(seed, products=400, factors=64), Path(sys.argv[1]), texts={}), flush=True)
     seed += 1
@@ -207,9 +207,10 @@ while True:
 
 
 def test_a_killed_publisher_leaves_only_whole_bundles(tmp_path: Path) -> None:
-    for milliseconds in (40, 90, 150, 230):
+    for number, milliseconds in enumerate((40, 90, 150, 230)):
         process = subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(_SAVE_FOREVER), str(tmp_path)],
+            # seeds of its own: each has saved one bundle at the least that no other saves
+            [sys.executable, "-c", textwrap.dedent(_SAVE_FOREVER), str(tmp_path), str(1000 * number)],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[1],

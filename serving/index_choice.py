@@ -11,8 +11,8 @@ less than three quarters of the exact scan are tried, the cheapest first:
 The first one is taken whose recall among the first 10 and the first 100 products, against the exact answer, is at least
 .99 even two standard errors below its mean over the queries: those of ``QUERIES`` customers, or of products where fewer
 than ``FEWEST`` customers have one. If none is, or the catalog is small, the index is **exact**. Deliberately absent:
-graphs (HNSW), inverted lists and leading principal components, which were slower at this recall or never reached it
-(``training/models/README.md``), and any measurement of time: the same vectors get the same index on every machine.
+graphs (HNSW) and leading principal components, which were slower at this recall or never reached it
+(``training/models/README.md``), and any measurement of time: no choice depends on how busy a machine was.
 """
 
 from __future__ import annotations

@@ -405,11 +405,28 @@ def test_segments_need_enough_purchases() -> None:
         ("[[recipes]]\nname='a'\nmodel='als'\nfactors=3", r"recipes\.0\.factors.*'recipes\.als\.factors'"),
         ("recipes = [", "TOML"),
         ("[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactors=0", "factors.*found 0"),
+        ("[[recipes]]\nname='a'\nmodel='bpr'\n[recipes.bpr]\nlearning_rate=inf", "learning_rate.*found inf"),
+        (
+            "[[recipes]]\nname='a'\nmodel='blend'\n[recipes.blend]\nweights={alz=1.0}",
+            "'alz' is nearest to 'als'",
+        ),
+        ("[[recipes]]\nname='a'\nmodel='blend'\n[recipes.blend]\nweights={knn=1.0}", "models with vectors"),
+        ("[[recipes]]\nname='a'\nmodel='blend'\n[recipes.blend]\nweights={als=nan}", "found nan|finite"),
+        ("seed=-1\n[[recipes]]\nname='a'\nmodel='als'", "seed.*found -1"),
+        ("seed=1", r"at least one recipe.*\[\[recipes\]\]"),
     ],
 )
 def test_wrong_configuration_names_what_is_wrong(text: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         TrainConfig.parse(text, "wrong.toml")
+
+
+@pytest.mark.parametrize("model", ["bpr", "lightfm"])
+def test_a_model_that_diverges_is_told_and_not_served(model: str) -> None:
+    settings = {"factors": 4, "learning_rate": 1e4, "epochs": 30}
+    recipe = Recipe.model_validate({"name": "wild", "model": model, model: settings})
+    with pytest.raises(ConfigError, match="diverged; lower its learning_rate"):
+        registry.fit(recipe, checkerboard(), seed=0, threads=1)
 
 
 def test_shipped_configuration_equals_the_documented_defaults() -> None:

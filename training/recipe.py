@@ -37,7 +37,7 @@ class Recipe(Config):
     standard deviations of the customer's scores.
     """
 
-    name: str
+    name: str = Field(min_length=1)
     model: ModelName
     popularity_days: int | None = Field(default=28, ge=1)
     repeat_weight: float = Field(default=3.0, ge=0)
@@ -65,7 +65,7 @@ class Recipe(Config):
 class TrainConfig(Config):
     """What ``nextbest train`` does: the recipes that compete and the window they are judged on."""
 
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**32)
     horizon_days: int = Field(default=28, ge=1)
     k: int = Field(default=20, ge=1, le=100)
     threads: int = Field(default=0, ge=0)
@@ -130,6 +130,8 @@ def _explained(error: ValidationError) -> str:
         near = near or difflib.get_close_matches(key, leaves, n=1, cutoff=0.0)
         path = leaves[near[0]]
         return f"expected a known key, found {where}; the nearest valid key is {path!r}"
+    if first["type"] == "missing" and where == "recipes":
+        return "expected at least one recipe, a table [[recipes]] with name and model, found none; add one"
     if first["type"] == "tuple_type":
         return f"expected a list of tables ([[{where}]]), found {first.get('input')!r}; correct it"
     return f"expected a valid {where or 'configuration'}, found {first.get('input')!r} ({first['msg']}); correct it"

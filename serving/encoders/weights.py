@@ -31,7 +31,7 @@ class EventWeights(BaseModel):
     A product that is being looked at as the request comes counts ``context_weight``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     half_life_days: float = Field(default=90.0, gt=0)
     context_weight: float = Field(default=20.0, ge=0)

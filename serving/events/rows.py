@@ -1,7 +1,7 @@
 """The rows of ``customer_recent`` in the online store, read and replaced as a whole.
 
 Written as Feast would write them (``feature_repo.bulk``), but overwriting whatever timestamp is there: the consumer
-holds the one lease, and knows which row is the newest.
+holds the one lease, and knows which row is the newest. Feast takes seconds to import: it is imported where it is used.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
-from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.bulk import remove_rows, write_rows
 from serving.errors import FeatureUnavailable
 from serving.events.fold import Lines
-from serving.online import plain_value
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -42,6 +38,11 @@ class RecentRows:
 
     def read(self, keys: Sequence[str]) -> dict[str, Lines]:
         """Return the histories that are online; FeatureUnavailable while the store does not answer."""
+        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+        from feast.protos.feast.types.Value_pb2 import Value
+
+        from serving.online import plain_value
+
         entities = [
             EntityKey(join_keys=[s.CUSTOMER_ID], entity_values=[Value(string_val=key)]) for key in keys
         ]
@@ -59,6 +60,8 @@ class RecentRows:
 
     def write(self, histories: Mapping[str, Lines], stamps: Mapping[str, int]) -> None:
         """Replace whole rows; FeatureUnavailable while the store does not answer."""
+        from feature_repo.bulk import write_rows
+
         rows = pd.DataFrame([row_of(key, lines) for key, lines in histories.items()])
         at = [_EPOCH + timedelta(microseconds=stamps[key]) for key in histories]
         try:
@@ -69,6 +72,8 @@ class RecentRows:
 
     def remove(self, keys: Sequence[str]) -> None:
         """Remove rows; FeatureUnavailable while the store does not answer."""
+        from feature_repo.bulk import remove_rows
+
         try:
             store, view = self._store()
             remove_rows(store, view, keys)

@@ -21,7 +21,7 @@ from feature_repo.recent import History
 from serving.encoders import spec as e
 from serving.encoders.blend import covariance, scaled
 from serving.encoders.weights import HistoryWeights
-from serving.errors import ConfigError, NextbestError
+from serving.errors import ConfigError, DataError, NextbestError
 from serving.neighbours import Neighbours
 from serving.scoring import Blocked, top
 from serving.subject import Bought, Subject
@@ -64,7 +64,7 @@ def accuracy(
     ConfigError
         A model is not known.
     DataError
-        The split cannot be read.
+        The split cannot be read, or has nothing to choose settings or to judge by.
     """
     unknown = [name for name in models if name not in MODELS]
     if unknown or not models:
@@ -72,6 +72,10 @@ def accuracy(
             f"expected models of {', '.join(MODELS)}, found {(unknown or ['none'])[0]!r}; correct --models"
         )
     data = Listed.read(directory)
+    if not data.test.nnz:
+        raise DataError(
+            f"expected interactions to judge by in {directory / 'test.txt'}, found none; give some"
+        )
     results: dict[str, dict[str, Any]] = {}
     found: dict[str, dict[str, Any]] = {}
     # the blend takes over what its parts found, wherever it was asked for
@@ -233,6 +237,11 @@ def tuned_blend(
 def sampled(validation: Listed, *, seed: int) -> NDArray[np.int64]:
     """Return up to 4,000 customers with something to find, in order."""
     able = np.flatnonzero(np.diff(validation.test.indptr) > 0)
+    if not len(able):
+        raise DataError(
+            "expected customers with two products or more in train, to choose settings on a part of it, found none; "
+            "give more data"
+        )
     return np.sort(np.random.default_rng(seed).permutation(able)[:_JUDGED])
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import Annotated, Final, cast, get_args
 
 import typer
 
@@ -18,6 +18,9 @@ from serving.recommender import MAX_N, PurchasedPolicy, Query, Recommender, desc
 from serving.settings import Settings
 from training.cli.progress import shown
 from training.cli.tables import answer, console
+
+#: How long reading a chunk of customers may take where nobody waits for the answer.
+_PATIENCE_MS: Final = 60_000.0
 
 
 def register(app: typer.Typer) -> None:
@@ -86,7 +89,7 @@ def _show_one(customer_id: str, n: int, purchased: PurchasedPolicy, *, as_json: 
 
 
 def _write_all(directory: Path, n: int, purchased: PurchasedPolicy, *, as_json: bool) -> None:
-    recommender = open_live(Settings.load())
+    recommender = open_live(Settings.load(), timeout_ms=_PATIENCE_MS)
     with shown(quiet=as_json) as progress:
         summary = batch.write(
             recommender, directory, at=datetime.now(UTC), n=n, purchased=purchased, progress=progress
@@ -106,8 +109,10 @@ def _write_all(directory: Path, n: int, purchased: PurchasedPolicy, *, as_json: 
     )
 
 
-def open_live(settings: Settings) -> Recommender:
+def open_live(settings: Settings, *, timeout_ms: float = 2000.0) -> Recommender:
     """Return the verified recommender of the live bundle with the online store.
+
+    A person or a job waits for it, for ``timeout_ms`` at the least; the service does not.
 
     Raises
     ------
@@ -127,7 +132,7 @@ def open_live(settings: Settings) -> Recommender:
         service=bundle.manifest.feature_service,
         schema_hash=bundle.manifest.feature_schema_hash,
         defaults=bundle.manifest.feature_defaults,
-        timeout_ms=max(settings.feature_timeout_ms, 2000.0),  # a person waits; the service does not
+        timeout_ms=max(settings.feature_timeout_ms, timeout_ms),
     )
     recommender = Recommender(bundle, reader)
     golden.replay(recommender)

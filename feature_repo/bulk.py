@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -59,7 +60,7 @@ def write_rows(
     # in the order of SQLite's primary key, which spares it searching
     order = sorted(range(len(rows)), key=[(len(e.encode()), e.encode()) for e in rows[key]].__getitem__)
     rows, stamps = rows.iloc[order], [stamps[place] for place in order]
-    keys = _entity_keys(key, rows[key].tolist())
+    keys = entity_keys(key, rows[key].tolist())
     online = store._get_provider().online_store
     if isinstance(online, SqliteOnlineStore):
         _to_sqlite(store, online, view, keys, rows, stamps)
@@ -71,7 +72,7 @@ def remove_rows(store: FeatureStore, view: FeatureView, entities: Sequence[str])
     """Remove the rows of ``entities`` of ``view`` from the online store; those not there are passed over."""
     if not entities:
         return
-    keys = _entity_keys(view.join_keys[0], list(entities))
+    keys = entity_keys(view.join_keys[0], list(entities))
     online = store._get_provider().online_store
     if isinstance(online, SqliteOnlineStore):
         table = _quote_id(_table_id(store.config.project, view, False))
@@ -85,20 +86,24 @@ def remove_rows(store: FeatureStore, view: FeatureView, entities: Sequence[str])
         client.hdel(key + store.config.project.encode(), *fields)
 
 
-def _entity_keys(name: str, entities: list[str]) -> list[bytes]:
-    """Return the serialised keys; they differ only in the length and the letters of the id."""
+def entity_keys(name: str, entities: Sequence[str]) -> list[bytes]:
+    """Return Feast's serialised keys of entities; they differ only in the length and the letters of the id."""
+    head = _key_head(name)
+    return [b"%b%b%b" % (head, len(text).to_bytes(4, "little"), text) for text in map(str.encode, entities)]
 
+
+@cache
+def _key_head(name: str) -> bytes:
     def by_feast(entity: str) -> bytes:
         message = EntityKey(join_keys=[name], entity_values=[Value(string_val=entity)])
         return bytes(serialize_entity_key(message, entity_key_serialization_version=3))
 
     head = by_feast("")[:-4]
-    keys = [b"%b%b%b" % (head, len(text).to_bytes(4, "little"), text) for text in map(str.encode, entities)]
-    if keys[0] != by_feast(entities[0]):
+    if by_feast("ab") != head + b"\x02\0\0\0ab":
         raise DataError(
             "expected Feast's entity keys to end with length and id, found another form; report this"
         )
-    return keys
+    return head
 
 
 def _to_sqlite(
@@ -154,9 +159,9 @@ def _to_redis(
 ) -> None:
     project = store.config.project.encode()
     head = b"*%d\r\n$4\r\nHSET\r\n" % (4 + 2 * len(view.features))
-    names = [_bulk(_mmh3(f"{view.name}:{field.name}")) for field in view.features]
+    names = [bulk_string(_mmh3(f"{view.name}:{field.name}")) for field in view.features]
     columns = [_encoded(field.dtype, rows[field.name])[0] for field in view.features]
-    stamp_field = _bulk(f"_ts:{view.name}".encode())
+    stamp_field = bulk_string(f"_ts:{view.name}".encode())
     encoded_stamps = _stamps(stamps)
     pool = online._get_client(store.config.online_store).connection_pool
     connection = pool.get_connection()
@@ -165,7 +170,12 @@ def _to_redis(
             chosen = range(start, min(start + _REDIS_ROWS, len(keys)))
             commands: list[bytes] = []
             for row in chosen:
-                commands += (head, _bulk(keys[row] + project), stamp_field, _bulk(encoded_stamps[row]))
+                commands += (
+                    head,
+                    bulk_string(keys[row] + project),
+                    stamp_field,
+                    bulk_string(encoded_stamps[row]),
+                )
                 for name, column in zip(names, columns, strict=True):
                     commands += (name, b"$%d\r\n%b\r\n" % (len(column[row]), column[row]))
             connection.send_packed_command([b"".join(commands)])
@@ -180,7 +190,7 @@ def _to_redis(
         pool.release(connection)
 
 
-def _bulk(value: bytes) -> bytes:
+def bulk_string(value: bytes) -> bytes:
     """Return a value as Redis's protocol writes it."""
     return b"$%d\r\n%b\r\n" % (len(value), value)
 

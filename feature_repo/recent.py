@@ -65,11 +65,25 @@ class History:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any]) -> History:
-        """Build from a row of ``customer_recent``; a missing row is an empty history."""
+        """Build from a row of ``customer_recent``; a missing row is an empty history.
+
+        Raises
+        ------
+        ValueError, KeyError
+            The columns do not have one entry an event, or a kind is unknown.
+        """
         products = row.get(v.RECENT_PRODUCTS)
         if products is None or len(products) == 0:
             return cls.empty()
-        return cls.of(zip(products, row[v.RECENT_KINDS], row[v.RECENT_AT], row[v.RECENT_VALUES], strict=True))
+        kinds = np.array([KIND_CODES[kind] for kind in row[v.RECENT_KINDS]], dtype=np.int8)
+        at = np.array(row[v.RECENT_AT], dtype=np.int64)
+        values = np.array(row[v.RECENT_VALUES], dtype=np.float64)
+        if not len(products) == len(kinds) == len(at) == len(values):
+            raise ValueError(
+                f"expected one product, kind, time and value an event, found {len(products)}, {len(kinds)}, "
+                f"{len(at)} and {len(values)}"
+            )
+        return cls(tuple(products), kinds, at, values)
 
     def to_rows(self) -> list[list[Any]]:
         """Return [product_id, kind, microseconds, value] an event, for JSON."""

@@ -12,19 +12,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import redis
+from feast.infra.online_stores.helpers import _mmh3
+from feast.protos.feast.types.Value_pb2 import StringList, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.build import FeatureSet
-from feature_repo.bulk import _texts
+from feature_repo.bulk import _texts, entity_keys
 from feature_repo.errors import ConfigError
 from feature_repo.features import served_defaults
 from feature_repo.recent import History
-from feature_repo.store import StoreConfig, apply, latest, open_store
+from feature_repo.store import PROJECT, StoreConfig, apply, latest, open_store
 from serving.errors import BundleError, FeatureUnavailable
-from serving.online import OnlineReader, plain_value
+from serving.online import OnlineReader
 from serving.settings import Settings
 from tests.builders import everything_online
 from training.dataset import customer_states, point_in_time
@@ -239,8 +241,69 @@ def test_bad_redis_url_is_told(tmp_path_factory: pytest.TempPathFactory) -> None
         open_store(StoreConfig(tmp_path_factory.mktemp("bad"), "localhost:6379"))
 
 
-def test_plain_value_of_nothing() -> None:
-    from feast.protos.feast.types.Value_pb2 import Value
+def overwrite(config: StoreConfig, customer: str, view: str, feature: str, raw: bytes) -> None:
+    """Put bytes in the place of one value of the online store."""
+    key = entity_keys(s.CUSTOMER_ID, [customer])[0]
+    if config.redis_url is None:
+        with sqlite3.connect(config.sqlite_path) as connection:
+            changed = connection.execute(
+                f'UPDATE "{PROJECT}_{view}" SET value = ? WHERE entity_key = ? AND feature_name = ?',
+                (raw, key, feature),
+            )
+            assert changed.rowcount == 1
+    else:
+        client = redis.Redis.from_url(config.redis_url)
+        assert client.hset(key + PROJECT.encode(), _mmh3(f"{view}:{feature}"), raw) == 0  # type: ignore[arg-type]
 
-    assert plain_value(Value()) is None
-    assert plain_value(Value(double_val=1.5)) == 1.5
+
+@pytest.mark.parametrize(
+    ("view", "feature", "raw"),
+    [
+        (v.CUSTOMER_FEATURES, v.SEGMENT, b"\xff\xff\xff"),
+        (v.CUSTOMER_FEATURES, v.SEGMENT, Value(double_val=3.0).SerializeToString()),
+        (
+            v.CUSTOMER_RECENT,
+            v.RECENT_KINDS,
+            Value(string_list_val=StringList(val=["view"])).SerializeToString(),
+        ),
+        (v.CUSTOMER_RECENT, v.RECENT_KINDS, Value(string_list_val=StringList(val=["?"])).SerializeToString()),
+    ],
+    ids=["no message", "another kind", "ragged", "unknown event"],
+)
+def test_a_row_that_cannot_be_read_gives_defaults_and_is_counted(
+    view: str,
+    feature: str,
+    raw: bytes,
+    online: StoreConfig,
+    features: Built,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = latest(features[1], v.CUSTOMER_RECENT)
+    lengths = rows[v.RECENT_KINDS].map(len)
+    broken, other = rows[s.CUSTOMER_ID][lengths > 1].iloc[:2]
+    counted = [0]
+
+    def count() -> None:
+        counted[0] += 1
+
+    reader = OnlineReader(
+        open_store(online, offline=False),
+        service=v.SERVICE,
+        defaults=served_defaults(),
+        timeout_ms=5000,
+        corrupt=count,
+    )
+    before = reader.read([broken, other], features[1].as_of)
+    try:
+        overwrite(online, broken, view, feature, raw)
+        found = [reader.read([broken, other], features[1].as_of) for _ in range(3)][-1]
+    finally:
+        everything_online(open_store(online), features[1])
+    assert dict(found[0].row) == served_defaults()
+    assert len(found[0].history) == 0
+    assert found[1].history.to_rows() == before[1].history.to_rows()
+    assert found[1].row == before[1].row
+    assert counted == [3]
+    assert caplog.text.count("cannot be read") == 1  # told once, not at every request
+    assert repr(broken) in caplog.text
+    assert reader.read([broken], features[1].as_of)[0].row == before[0].row

@@ -6,6 +6,7 @@ holds the one lease, and knows which row is the newest. Feast takes seconds to i
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,12 @@ from serving.events.fold import Lines
 if TYPE_CHECKING:
     from feast import FeatureStore
 
+    from feature_repo.point_read import PointReader, Row
+
+log = logging.getLogger("nextbest")
+
+#: The consumer waits longer than a request would.
+_PATIENCE_SECONDS: Final = 2.0
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -34,29 +41,16 @@ class RecentRows:
 
     def __init__(self, opened: Callable[[], FeatureStore]) -> None:
         self._opened = opened
-        self._held: tuple[FeatureStore, Any] | None = None
+        self._held: tuple[FeatureStore, Any, PointReader] | None = None
 
     def read(self, keys: Sequence[str]) -> dict[str, Lines]:
         """Return the histories that are online; FeatureUnavailable while the store does not answer."""
-        from feast.protos.feast.types.EntityKey_pb2 import EntityKey
-        from feast.protos.feast.types.Value_pb2 import Value
-
-        from serving.online import plain_value
-
-        entities = [
-            EntityKey(join_keys=[s.CUSTOMER_ID], entity_values=[Value(string_val=key)]) for key in keys
-        ]
-        names = [name for name, _ in v.RECENT]
         try:
-            store, view = self._store()
-            found = store._get_provider().online_store.online_read(store.config, view, entities, names)
+            reader = self._store()[2]
+            found = reader.read(keys)
         except Exception as error:
             raise _unavailable(error) from error
-        return {
-            key: lines_of({name: plain_value(value) for name, value in values.items()})
-            for key, (_, values) in zip(keys, found, strict=True)
-            if values
-        }
+        return {key: _read(reader, key, row) for key, row in zip(keys, found, strict=True) if any(row)}
 
     def write(self, histories: Mapping[str, Lines], stamps: Mapping[str, int]) -> None:
         """Replace whole rows; FeatureUnavailable while the store does not answer."""
@@ -65,7 +59,7 @@ class RecentRows:
         rows = pd.DataFrame([row_of(key, lines) for key, lines in histories.items()])
         at = [_EPOCH + timedelta(microseconds=stamps[key]) for key in histories]
         try:
-            store, view = self._store()
+            store, view, _ = self._store()
             write_rows(store, view, rows, at)
         except Exception as error:
             raise _unavailable(error) from error
@@ -75,15 +69,19 @@ class RecentRows:
         from feature_repo.bulk import remove_rows
 
         try:
-            store, view = self._store()
+            store, view, _ = self._store()
             remove_rows(store, view, keys)
         except Exception as error:
             raise _unavailable(error) from error
 
-    def _store(self) -> tuple[FeatureStore, Any]:
+    def _store(self) -> tuple[FeatureStore, Any, PointReader]:
         if self._held is None:
+            from feature_repo.point_read import PointReader
+
             store = self._opened()
-            self._held = store, store.get_feature_view(v.CUSTOMER_RECENT)
+            view = store.get_feature_view(v.CUSTOMER_RECENT)
+            columns = [(view, name) for name, _ in v.RECENT]
+            self._held = store, view, PointReader(store, columns, timeout_s=_PATIENCE_SECONDS)
         return self._held
 
 
@@ -117,6 +115,16 @@ def row_of(key: str, lines: Lines) -> dict[str, Any]:
         v.RECENT_AT: [at for at, _, _, _ in lines],
         v.RECENT_VALUES: [value for _, _, _, value in lines],
     }
+
+
+def _read(reader: PointReader, key: str, row: Row) -> Lines:
+    """Return the history in a row; one that cannot be read is told, and begins anew."""
+    try:
+        names = [name for name, _ in v.RECENT]
+        return lines_of(dict(zip(names, reader.values(row), strict=True)))
+    except ValueError as error:
+        log.error("the online history of %r cannot be read and begins anew: %s", key, error)
+        return ()
 
 
 def _unavailable(error: Exception) -> FeatureUnavailable:

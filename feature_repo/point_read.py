@@ -1,0 +1,184 @@
+"""Read the online rows of a few entities at once, at the store's own speed, in Feast's own format.
+
+The counterpart of ``feature_repo.bulk``. Feast reads view by view and makes a message of every value on the way;
+here all views of an entity are one command of Redis or one statement of SQLite, and values come as the bytes that
+Feast stored (``PointReader.values`` gives Python's). A read gives up by itself after a time: Redis by the timeout of
+its socket, SQLite, which has nobody to wait for but a writer's lock, by that of the lock.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from feast import FeatureView
+from feast.infra.online_stores.helpers import _mmh3
+from feast.infra.online_stores.sqlite import SqliteOnlineStore, _quote_id, _table_id
+from feast.protos.feast.types.Value_pb2 import Value
+
+from feature_repo.bulk import bulk_string, entity_keys
+from feature_repo.errors import DataError
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+Columns = Sequence[tuple[FeatureView, str]]
+Row = list[bytes | None]
+
+
+class PointReader:
+    """Reads ``columns`` (view, feature) of entities, all views having the same one; safe for many threads.
+
+    Parameters
+    ----------
+    store
+        An applied feature store on SQLite or Redis.
+    columns
+        What a row is made of.
+    timeout_s
+        How long the store may be waited for.
+    """
+
+    def __init__(self, store: FeatureStore, columns: Columns, *, timeout_s: float) -> None:
+        online = store._get_provider().online_store
+        self._kinds = [_kind_of(view, name) for view, name in columns]
+        self._backend: _Sqlite | _Redis = (
+            _Sqlite(store, columns, timeout_s)
+            if isinstance(online, SqliteOnlineStore)
+            else _Redis(store, online, columns, timeout_s)
+        )
+
+    def read(self, entities: Sequence[str]) -> list[Row]:
+        """Return one row an entity, in order: the serialised value of each column, None where there is none.
+
+        Raises whatever the store's client raises when it does not answer.
+        """
+        return self._backend.read(entities) if entities else []
+
+    def values(self, row: Row) -> list[Any]:
+        """Return a row's Python values, lists as lists; None where there is none.
+
+        Raises
+        ------
+        DataError
+            A value is not of its column's kind.
+        """
+        return [
+            None if raw is None else _plain(raw, kind) for raw, kind in zip(row, self._kinds, strict=True)
+        ]
+
+    def close(self) -> None:
+        """Release the connections."""
+        self._backend.close()
+
+
+class _Redis:
+    """One HMGET an entity; several go out together."""
+
+    def __init__(self, store: FeatureStore, online: Any, columns: Columns, timeout_s: float) -> None:
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        pool = online._get_client(store.config.online_store).connection_pool
+        options = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
+        self._pool = type(pool)(
+            connection_class=pool.connection_class,
+            **{**pool.connection_kwargs, **options, "retry": Retry(NoBackoff(), 0)},
+        )
+        self._join_key = columns[0][0].join_keys[0]
+        self._project = store.config.project.encode()
+        self._head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(columns))
+        self._fields = b"".join(bulk_string(_mmh3(f"{view.name}:{name}")) for view, name in columns)
+
+    def read(self, entities: Sequence[str]) -> list[Row]:
+        keys = entity_keys(self._join_key, entities)
+        command = b"".join(
+            part for key in keys for part in (self._head, bulk_string(key + self._project), self._fields)
+        )
+        connection = self._pool.get_connection()
+        try:
+            connection.send_packed_command([command])
+            return [connection.read_response(disable_decoding=True) for _ in keys]
+        except BaseException:
+            connection.disconnect()
+            raise
+        finally:
+            self._pool.release(connection)
+
+    def close(self) -> None:
+        self._pool.disconnect()
+
+
+class _Sqlite:
+    """One statement an entity, on a connection a thread."""
+
+    def __init__(self, store: FeatureStore, columns: Columns, timeout_s: float) -> None:
+        self._path = Path(store.config.online_store.path)
+        self._timeout_s = timeout_s
+        self._join_key = columns[0][0].join_keys[0]
+        self._width = len(columns)
+        views = list({view.name: view for view, _ in columns}.values())
+        self._place = {
+            (number, name): place
+            for number, view in enumerate(views)
+            for place, (of, name) in enumerate(columns)
+            if of.name == view.name
+        }
+        tables = [_quote_id(_table_id(store.config.project, view, False)) for view in views]
+        self._query: Final = " UNION ALL ".join(
+            f"SELECT {number}, feature_name, value FROM {table} WHERE entity_key = ?1"
+            for number, table in enumerate(tables)
+        )
+        self._local = threading.local()
+        self._opened: list[sqlite3.Connection] = []
+
+    def read(self, entities: Sequence[str]) -> list[Row]:
+        connection = self._connection()
+        rows: list[Row] = []
+        for key in entity_keys(self._join_key, entities):
+            row: Row = [None] * self._width
+            for number, name, value in connection.execute(self._query, (key,)):
+                place = self._place.get((number, name))
+                if place is not None:
+                    row[place] = value
+            rows.append(row)
+        return rows
+
+    def close(self) -> None:
+        for connection in self._opened:
+            connection.close()
+
+    def _connection(self) -> sqlite3.Connection:
+        held: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if held is None:
+            held = sqlite3.connect(
+                f"{self._path.as_uri()}?mode=ro", uri=True, timeout=self._timeout_s, check_same_thread=False
+            )
+            self._local.connection = held
+            self._opened.append(held)
+        return held
+
+
+def _kind_of(view: FeatureView, feature: str) -> str:
+    """Return the field of Feast's ``Value`` that holds values of a feature."""
+    dtype = next(field.dtype for field in view.features if field.name == feature)
+    return f"{dtype.to_value_type().name.lower()}_val"
+
+
+def _plain(raw: bytes, kind: str) -> Any:
+    try:
+        value = Value.FromString(raw)
+    except Exception as error:  # protobuf's DecodeError is not the same class in all its implementations
+        raise DataError(
+            f"expected a value of Feast's, found {error}; materialise the features again"
+        ) from error
+    found = value.WhichOneof("val")
+    if found is None or found == "null_val":
+        return None
+    if found != kind:
+        raise DataError(f"expected a {kind}, found a {found}; materialise the features again")
+    held = getattr(value, kind)
+    return list(held.val) if hasattr(held, "val") else held

@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from feature_repo import schema as s
 from feature_repo.recent import to_micros
 from serving.errors import DataError
-
-Mask = NDArray[np.bool_]
+from serving.filtering import Column, Mask, Numbers, column_of
 
 _FAR = np.iinfo(np.int64).max
 _CORE = (s.PRODUCT_ID, s.NAME, s.CATEGORY, s.PRICE, s.AVAILABLE, s.LAUNCHED_AT, s.WITHDRAWN_AT)
@@ -65,6 +64,8 @@ class Catalog:
         self.names: list[str | None] = [
             None if pd.isna(name) else str(name) for name in self.frame[s.NAME].tolist()
         ]
+        self._columns: dict[str, Column] = {}
+        self._sold: tuple[int, int, object, Mask] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -88,10 +89,20 @@ class Catalog:
         return launched, withdrawn, _available(self.frame)
 
     def on_sale(self, at: datetime) -> Mask:
-        """Return which products are on sale at an instant: launched_at ≤ at < withdrawn_at and available."""
-        launched, withdrawn, available = self._sale
-        instant = to_micros(at)
-        return np.asarray(available & (launched <= instant) & (instant < withdrawn))
+        """Return which products are on sale at an instant: launched_at ≤ at < withdrawn_at and available.
+
+        Shared between callers, and read-only: it changes only where a product comes or goes.
+        """
+        instant, sale, held = to_micros(at), self._sale, self._sold
+        if held is None or held[2] is not sale or not held[0] <= instant < held[1]:
+            launched, withdrawn, available = sale
+            mask = np.asarray(available & (launched <= instant) & (instant < withdrawn))
+            mask.flags.writeable = False
+            turns = np.concatenate([launched, withdrawn])
+            since = int(turns[turns <= instant].max(initial=-_FAR))
+            until = int(turns[turns > instant].min(initial=_FAR))
+            held = self._sold = since, until, sale, mask
+        return held[3]
 
     def matching(self, filters: Filters) -> Mask:
         """Return which products satisfy the filters; a product without the asked value does not.
@@ -103,29 +114,28 @@ class Catalog:
         """
         mask = np.ones(len(self), dtype=np.bool_)
         if filters.category:
-            mask &= self.frame[s.CATEGORY].isin(filters.category).to_numpy()
-        price = self.frame[s.PRICE].to_numpy(dtype=np.float64, na_value=np.nan)
-        if filters.price_min is not None:
-            mask &= price >= filters.price_min
-        if filters.price_max is not None:
-            mask &= price <= filters.price_max
+            mask &= self._column(s.CATEGORY).having(filters.category)
+        if filters.price_min is not None or filters.price_max is not None:
+            price = self._column(s.PRICE)
+            assert isinstance(price, Numbers)
+            if filters.price_min is not None:
+                mask &= price.values >= filters.price_min
+            if filters.price_max is not None:
+                mask &= price.values <= filters.price_max
         for name, values in filters.attributes:
             if name not in self.attributes:
                 known = ", ".join(self.attributes) or "none"
                 raise DataError(
                     f"expected a product attribute in filters (there are: {known}), found {name!r}"
                 )
-            mask &= self._having(name, values)
+            mask &= self._column(name).having(values)
         return mask
 
-    def _having(self, name: str, values: tuple[str | float | bool, ...]) -> Mask:
-        column = self.frame[name]
-        if pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column):
-            wanted = [value for value in values if not isinstance(value, str)]
-            return np.asarray(column.isin(wanted).to_numpy(dtype=np.bool_))
-        return np.asarray(
-            column.astype("string").isin([str(value) for value in values]).to_numpy(dtype=np.bool_)
-        )
+    def _column(self, name: str) -> Column:
+        columns, frame = self._columns, self.frame  # in this order: ``change`` replaces them in the other
+        if name not in columns:
+            columns[name] = Numbers(frame[name]) if name == s.PRICE else column_of(frame[name])
+        return columns[name]
 
     def change(self, told: Mapping[str, Mapping[str, Any]]) -> None:
         """Set columns of products to new values; products and columns that the catalog does not have are passed over.
@@ -144,11 +154,12 @@ class Catalog:
         for name, rows in columns.items():
             frame[name] = _set(frame[name], rows)
         self.frame = frame
+        self._columns = {name: held for name, held in self._columns.items() if name not in columns}
         if s.AVAILABLE in columns:
             launched, withdrawn, _ = self._sale
             self.__dict__["_sale"] = (launched, withdrawn, _available(frame))
 
-    @property
+    @cached_property
     def attributes(self) -> list[str]:
         """Names of the extra columns that filters may use."""
         known = (*s.TABLES[s.PRODUCTS].names, *_EXTRA)

@@ -213,16 +213,16 @@ class ProductIndex:
         """Return the best of all allowed products."""
         if allowed is None or passing == len(self):
             scores = self._vectors @ query
-            best = _best(scores, n)
-            return best, scores[best]
+            places = best(scores, n)
+            return places, scores[places]
         rows = np.flatnonzero(allowed)
         sparse = passing * _SPARSE < len(self)
         scores = self._vectors[rows] @ query if sparse else (self._vectors @ query)[rows]
-        best = _best(scores, n)
-        return rows[best], scores[best]
+        places = best(scores, n)
+        return rows[places], scores[places]
 
 
-def _best(scores: Float32, n: int) -> NDArray[np.int64]:
+def best(scores: Float32, n: int) -> NDArray[np.int64]:
     """Return the places of the ``n`` highest of at least n scores, highest first, ties by place.
 
     The n-th highest of the maxima of blocks bounds the n-th score from below, and little is above it: no score is

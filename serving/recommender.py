@@ -22,18 +22,19 @@ from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.recent import DAY_US, to_micros
 from serving.bundle import Bundle
-from serving.catalog import Filters, Mask
+from serving.catalog import Filters
 from serving.errors import FeatureUnavailable
 from serving.events.fold import session_key
 from serving.features import CustomerState, FeatureReader
+from serving.filtering import Mask
+from serving.index import best
+from serving.reasons import Nearness, Reason, ReasonCode, Reasons
 from serving.sources import Near, Popular, Segment, Source, Vectors, bought, personal
+from serving.stages import stage
 from serving.subject import Subject
 
 Float32 = NDArray[np.float32]
 PurchasedPolicy = Literal["exclude", "allow", "due"]
-ReasonCode = Literal[
-    "similar_to", "bought_before", "viewed_before", "segment_favourite", "same_category", "popular", "for_you"
-]
 MAX_N: Final = 100
 _NOTHING: Final = np.empty(0, dtype=np.int32)
 
@@ -56,15 +57,6 @@ class Query:
         """Under which keys the histories of who is asking are kept: the customer's, then the session's."""
         customer = () if self.customer_id is None else (self.customer_id,)
         return customer if self.session_id is None else (*customer, session_key(self.session_id))
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a product is shown: a code, and the product or segment it refers to."""
-
-    code: ReasonCode
-    product_id: str | None = None
-    segment: str | None = None
 
 
 @dataclass(frozen=True)
@@ -126,7 +118,8 @@ class Recommender:
             "popular": Popular(bundle),
         }
         self._chain = [source for name in bundle.manifest.policy.chain if (source := named[name]) is not None]
-        self._unit = _unit(bundle.vectors)
+        self._nearness = None if bundle.vectors is None else Nearness(bundle.vectors)
+        self._reasons = Reasons(bundle, self._nearness)
 
     def recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
         """Answer each query, in order; states are read once for all queries of one instant."""
@@ -142,14 +135,20 @@ class Recommender:
             A filter names an attribute the catalog does not have.
         """
         catalog = self.bundle.catalog
-        context, ignored = catalog.indices(query.context)
-        exclude, unknown = catalog.indices(query.exclude)
-        subject = self._subject(query, state, context)
-        allowed = catalog.on_sale(query.at) & catalog.matching(query.filters)
-        allowed[exclude] = False
-        allowed[self._held_back(query, subject)] = False
+        with stage("filters"):
+            context, ignored = catalog.indices(query.context)
+            exclude, unknown = catalog.indices(query.exclude)
+            subject = self._subject(query, state, context)
+            allowed = self._offered(query.at, query.filters)
+            allowed[exclude] = False
+            allowed[self._held_back(query, subject)] = False
         items = self._fill(subject, allowed, query.n)
         return Recommendations(tuple(items), tuple(dict.fromkeys([*ignored, *unknown])))
+
+    def _offered(self, at: datetime, filters: Filters) -> Mask:
+        """Return the products on sale that pass the filters, the caller's to change."""
+        on_sale = self.bundle.catalog.on_sale(at)
+        return on_sale & self.bundle.catalog.matching(filters) if filters else on_sale.copy()
 
     def states(self, queries: Sequence[Query]) -> list[CustomerState]:
         """Return what is known of each query's customer, and of the session, whose events come beside the customer's.
@@ -163,7 +162,8 @@ class Recommender:
             if not keys:
                 continue
             try:
-                known = dict(zip(keys, self.features.read(keys, at), strict=True))
+                with stage("features"):
+                    known = dict(zip(keys, self.features.read(keys, at), strict=True))
             except FeatureUnavailable:
                 with self._counting:
                     self.degraded["features"] += 1
@@ -217,19 +217,19 @@ class Recommender:
         """Return the products nearest to the given ones (cosine); then the popular of their categories, then of all."""
         catalog = self.bundle.catalog
         given, ignored = catalog.indices(product_ids)
-        allowed = catalog.on_sale(at) & catalog.matching(filters or Filters())
+        allowed = self._offered(at, filters or Filters())
         allowed[given] = False
         items: list[Recommendation] = []
-        if self._unit is not None and len(given) and self._unit[given].any():
-            cosine = self._unit @ self._unit[given].sum(axis=0)
-            cosine = np.where(allowed & self._unit.any(axis=1), cosine / len(given), -np.inf)
-            order = np.lexsort((np.arange(len(cosine)), -cosine))[:n]
-            order = order[np.isfinite(cosine[order])]
+        near = self._nearness
+        if near is not None and near.placed[given].any():
+            cosines = np.where(allowed & near.placed, near.mean(given), -np.inf).astype(np.float32)
+            order = best(cosines, min(n, len(cosines))).astype(np.int32)
+            order = order[np.isfinite(cosines[order])]
             name = f"model:{self.bundle.manifest.policy.model}"
-            for product in order.tolist():
-                near = given[int(np.argmax(self._unit[given] @ self._unit[product]))]
-                reason = Reason("similar_to", product_id=catalog.ids[near])
-                items.append(self._item(product, len(items) + 1, float(cosine[product]), name, reason))
+            nearest = given[near.between(given, order).argmax(axis=0)]
+            for product, to in zip(order.tolist(), nearest.tolist(), strict=True):
+                reason = Reason("similar_to", product_id=catalog.ids[to])
+                items.append(self._item(product, len(items) + 1, float(cosines[product]), name, reason))
             allowed[order] = False
         popular, nobody = [Popular(self.bundle)], self._subject(Query(at=at), CustomerState())
         category = catalog.frame[s.CATEGORY]
@@ -249,7 +249,7 @@ class Recommender:
             row,
             segment,
             state.history,
-            np.unique(context),
+            np.unique(context) if len(context) else context,
             own,
             query.at,
             repeats=repeats,
@@ -271,18 +271,22 @@ class Recommender:
 
     def _fill(self, subject: Subject, allowed: Mask, n: int) -> list[Recommendation]:
         context = subject.context
-        first = allowed.copy()
-        first[context] = False
-        drawn = self._drawn(self._chain, subject, first, n)
-        if len(drawn) < n and allowed[context].any():
-            rest = allowed & ~first
+        rest: Mask | None = None
+        if len(context):
+            rest = np.zeros_like(allowed)
+            rest[context] = allowed[context]
+            allowed = allowed & ~rest
+        drawn = self._drawn(self._chain, subject, allowed, n)
+        if rest is not None and len(drawn) < n:
             drawn += self._drawn(self._chain, subject, rest, n - len(drawn))
-        known = self.bundle.catalog.indices(dict.fromkeys(subject.history.products))[0]
-        seen = np.unique(np.concatenate([known, context]))
-        return [
-            self._item(product, rank, score, source, self._reason(product, source, seen, subject))
-            for rank, (product, score, source) in enumerate(drawn, start=1)
-        ]
+        with stage("reasons"):
+            reasons = self._reasons.of([(product, source) for product, _, source in drawn], subject)
+            return [
+                self._item(product, rank, score, source, reason)
+                for rank, ((product, score, source), reason) in enumerate(
+                    zip(drawn, reasons, strict=True), start=1
+                )
+            ]
 
     def _drawn(
         self, chain: Sequence[Source], subject: Subject, allowed: Mask, n: int
@@ -300,38 +304,11 @@ class Recommender:
             left[found.products] = False
         return drawn
 
-    def _reason(self, product: int, source: str, seen: NDArray[np.int32], subject: Subject) -> Reason:
-        if source == "segment":
-            return Reason("segment_favourite", segment=subject.segment)
-        if source == "popular":
-            return Reason("popular")
-        if product in subject.bought.products:
-            return Reason("bought_before", product_id=self.bundle.catalog.ids[product])
-        if self._unit is None or not len(seen):
-            return Reason("for_you")
-        nearness = self._unit[seen] @ self._unit[product]
-        if float(nearness.max()) <= 0:
-            return Reason("for_you")
-        nearest = int(seen[int(np.argmax(nearness))])
-        product_id = self.bundle.catalog.ids[nearest]
-        if nearest != product:
-            return Reason("similar_to", product_id=product_id)
-        return Reason("viewed_before", product_id=product_id)
-
     def _item(self, product: int, rank: int, score: float, source: str, reason: Reason) -> Recommendation:
         catalog = self.bundle.catalog
         return Recommendation(
             catalog.ids[product], catalog.names[product], rank, float(score), source, reason
         )
-
-
-def _unit(vectors: Float32 | None) -> Float32 | None:
-    """Return rows scaled to length one; rows of zeros stay zero."""
-    if vectors is None:
-        return None
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    scaled: Float32 = (vectors / np.where(length > 0, length, 1.0)).astype(np.float32)
-    return scaled
 
 
 def described(item: Recommendation) -> dict[str, Any]:

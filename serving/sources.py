@@ -15,11 +15,12 @@ from numpy.typing import NDArray
 from feature_repo import schema as s
 from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
 from serving.bundle import Bundle
-from serving.catalog import Mask
 from serving.encoders.spec import NeighboursSpec, Parts, RepeatsSpec, VectorSpec, encoder
 from serving.encoders.weights import HistoryWeights
 from serving.errors import BundleError
+from serving.filtering import Mask
 from serving.neighbours import Neighbours
+from serving.stages import stage
 from serving.subject import Bought, Subject
 
 Float32 = NDArray[np.float32]
@@ -119,10 +120,12 @@ class Vectors:
 
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""
-        query = self.vector(subject)
+        with stage("encode"):
+            query = self.vector(subject)
         if query is None:
             return _none(self._name)
-        found, inner = self._index.search(query[None, :], n, allowed=self.placed(allowed))
+        with stage("search"):
+            found, inner = self._index.search(query[None, :], n, allowed=self.placed(allowed))
         products, scores = found[0], inner[0]
         if subject.repeats and self._repeat_weight > 0 and len(subject.bought.products):
             own = subject.bought

@@ -1,0 +1,104 @@
+"""Why a product is shown: what its source says, a purchase of it, or the nearest product that the customer has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.bundle import Bundle
+from serving.subject import Subject
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+ReasonCode = Literal[
+    "similar_to", "bought_before", "viewed_before", "segment_favourite", "same_category", "popular", "for_you"
+]
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a product is shown: a code, and the product or segment it refers to."""
+
+    code: ReasonCode
+    product_id: str | None = None
+    segment: str | None = None
+
+
+_FOR_YOU: Final = Reason("for_you")
+
+
+class Nearness:
+    """Cosines between products, from vectors (products, d); those of a product without a place are 0."""
+
+    def __init__(self, vectors: Float32) -> None:
+        self._vectors = np.asarray(vectors)  # a plain view: each access to a memmap costs microseconds
+        lengths = np.sqrt(np.einsum("pd,pd->p", self._vectors, self._vectors))
+        #: Which products (products,) have a place.
+        self.placed: NDArray[np.bool_] = lengths > 0
+        self._scale: Float32 = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=self.placed)
+
+    def between(self, left: Int32, right: Int32) -> Float32:
+        """Return the cosines (left, right)."""
+        inner = self._vectors[left] @ self._vectors[right].T
+        return np.asarray(inner * self._scale[left][:, None] * self._scale[right], dtype=np.float32)
+
+    def mean(self, given: Int32) -> Float32:
+        """Return the mean cosine (products,) with the given products."""
+        middle = (self._vectors[given] * self._scale[given][:, None]).mean(axis=0)
+        return np.asarray((self._vectors @ middle) * self._scale, dtype=np.float32)
+
+
+class Reasons:
+    """Tells why products are shown.
+
+    Parameters
+    ----------
+    bundle
+        What was published.
+    nearness
+        Of its products; None for a model without vectors.
+    """
+
+    def __init__(self, bundle: Bundle, nearness: Nearness | None) -> None:
+        self._catalog = bundle.catalog
+        self._nearness = nearness
+
+    def of(self, shown: Sequence[tuple[int, str]], subject: Subject) -> list[Reason]:
+        """Return the reason of each shown (product, source)."""
+        bought = set(subject.bought.products.tolist())
+        reasons = [self._plain(product, source, subject, bought) for product, source in shown]
+        left = [place for place, reason in enumerate(reasons) if reason is None]
+        if left:
+            nearest = self._nearest([shown[place][0] for place in left], subject)
+            for place, reason in zip(left, nearest, strict=True):
+                reasons[place] = reason
+        return [reason or _FOR_YOU for reason in reasons]
+
+    def _plain(self, product: int, source: str, subject: Subject, bought: set[int]) -> Reason | None:
+        """Return the reason that the source or a purchase gives, None where there is none."""
+        if source == "segment":
+            return Reason("segment_favourite", segment=subject.segment)
+        if source == "popular":
+            return Reason("popular")
+        if product in bought:
+            return Reason("bought_before", product_id=self._catalog.ids[product])
+        return None
+
+    def _nearest(self, products: Sequence[int], subject: Subject) -> list[Reason]:
+        known = self._catalog.indices(dict.fromkeys(subject.history.products))[0]
+        seen = np.unique(np.concatenate([known, subject.context]))
+        if self._nearness is None or not len(seen):
+            return [_FOR_YOU] * len(products)
+        cosines = self._nearness.between(seen, np.array(products, dtype=np.int32))
+        reasons = []
+        for product, place, cosine in zip(
+            products, cosines.argmax(axis=0).tolist(), cosines.max(axis=0).tolist(), strict=True
+        ):
+            nearest = int(seen[place])
+            code: ReasonCode = "viewed_before" if nearest == product else "similar_to"
+            reasons.append(Reason(code, self._catalog.ids[nearest]) if cosine > 0 else _FOR_YOU)
+        return reasons

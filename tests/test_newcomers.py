@@ -65,16 +65,20 @@ def test_without_features_what_is_popular_now() -> None:
     np.testing.assert_allclose(columns[:, 0], np.log(degree / degree.min()), rtol=1e-6)
 
 
-def test_what_nobody_bought_is_placed_by_its_description_or_not_at_all() -> None:
+@pytest.mark.parametrize("informed", [True, False], ids=["with features", "without"])
+def test_what_nobody_bought_is_placed_by_its_description_or_not_at_all(informed: bool) -> None:
     matrix, features = planted()
+    if not informed:  # customers of whom a shop knows nothing
+        features = sp.csr_matrix((CUSTOMERS, 0), dtype=np.float32)
     never = sp.csr_matrix((CUSTOMERS, 2), dtype=np.float32)
     matrix = sp.csr_matrix(sp.hstack([matrix, never]), dtype=np.float32)
     words = np.zeros((PRODUCTS + 2, GROUPS), dtype=np.float32)
     words[np.arange(PRODUCTS), np.arange(PRODUCTS) % GROUPS] = 1.0
     words[PRODUCTS, 1] = 1.0  # the first is like those of group 1, of the other nothing is told
     columns, table = newcomers.fit(matrix, matrix, features, sp.csr_matrix(words))
-    leaning = [float(columns[PRODUCTS, :-1] @ table[group]) for group in range(GROUPS)]
-    assert int(np.argmax(leaning)) == 1
+    if informed:
+        leaning = [float(columns[PRODUCTS, :-1] @ table[group]) for group in range(GROUPS)]
+        assert int(np.argmax(leaning)) == 1
     like = columns[1:PRODUCTS:GROUPS, -1]
     assert like.min() - 0.5 < columns[PRODUCTS, -1] < like.max()
     assert not columns[PRODUCTS + 1].any()

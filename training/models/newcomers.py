@@ -75,7 +75,9 @@ def least_squares(description: Matrix, wanted: Float32, known: NDArray[np.bool_]
         return np.zeros((description.shape[1], wanted.shape[1]), dtype=np.float32)
     model = Ridge(alpha=1.0, fit_intercept=False, solver="sparse_cg", tol=1e-3, max_iter=100)
     model.fit(description[known].astype(np.float64), wanted[known].astype(np.float64))
-    return np.ascontiguousarray(model.coef_.T, dtype=np.float32)
+    return np.ascontiguousarray(
+        np.atleast_2d(model.coef_).T, dtype=np.float32
+    )  # one column comes as a vector
 
 
 def _popularity(recent: Matrix) -> NDArray[np.float64]:

@@ -1,8 +1,9 @@
-"""From a parsed request to the bytes of its answer, off the event loop.
+"""From a parsed request to the bytes of its answer.
 
-One method an operation of ``serving.openapi.ENDPOINTS``, of the same name. Feature reads and answers run in
-worker threads, so that a slow online store never stops the probes; a batch runs in chunks, so that single
-requests come in between. Each method is given the recommender that was live when the request came.
+One method an operation of ``serving.openapi.ENDPOINTS``, of the same name. An answer takes less time than handing it
+to a thread and back would add, so it is made on the event loop, as long as the online store is quick; once reads are
+slow, answers move to worker threads, so that the store never stops the probes. A batch runs there in chunks, so that
+single requests come in between. Each method is given the recommender that was live when the request came.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from serving.errors import DataError
 from serving.events import Exposure, ExposureBuffer, Shown
 from serving.metrics import Metrics
 from serving.recommender import Query, Recommendations, Recommender
+from serving.stages import stage, watched
 from serving.validation import InvalidRequest
 
 BATCH_CHUNK: Final = 50
@@ -31,7 +33,7 @@ _THREADS: Final = 2
 
 
 class Answers:
-    """Answers requests in worker threads.
+    """Answers requests.
 
     Parameters
     ----------
@@ -60,13 +62,18 @@ class Answers:
         query = asked.to_query(self._clock())
 
         def work() -> bytes:
-            with _filters_refused(recommender, query.filters):
-                answered = recommender.recommend([query])[0]
+            with watched() as seconds:
+                with _filters_refused(recommender, query.filters):
+                    answered = recommender.recommend([query])[0]
+                with stage("exposure"):
+                    self._shown(query, answered, recommender, request_id, asked.context.surface)
+                with stage("json"):
+                    body = orjson.dumps(_told(answered, recommender, request_id, query.customer_id))
             self._metrics.recommended(answered)
-            self._shown(query, answered, recommender, request_id, asked.context.surface)
-            return orjson.dumps(_told(answered, recommender, request_id, query.customer_id))
+            self._metrics.staged(seconds)
+            return body
 
-        return await self._in_thread(work)
+        return work() if recommender.features.is_quick else await self._in_thread(work)
 
     async def recommend_batch(self, asked: BatchRequest, recommender: Recommender, request_id: str) -> bytes:
         """Answer ``/v1/recommend/batch``; each answer has a request id of its own."""
@@ -101,7 +108,7 @@ class Answers:
             self._metrics.recommended(answered)
             return orjson.dumps(_told(answered, recommender, request_id, None))
 
-        return await self._in_thread(work)
+        return work()
 
     def _shown(
         self,
@@ -113,7 +120,7 @@ class Answers:
     ) -> None:
         if self._exposures is None:
             return
-        self._exposures.add(
+        is_taken = self._exposures.add(
             Exposure(
                 request_id=request_id,
                 at=to_micros(query.at),
@@ -126,6 +133,7 @@ class Answers:
                 items=tuple(Shown(item.product_id, item.score, item.source) for item in answered.items),
             )
         )
+        self._metrics.exposed("taken" if is_taken else "dropped")
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)

@@ -103,7 +103,6 @@ class Application:
         self._answers = Answers(metrics, clock, exposures)
         self._intake = Intake(event_log, metrics, clock)
         self._in_flight = 0
-        self._problem = ""
         self._document = orjson.dumps(document())
         self._routes: dict[str, tuple[Endpoint, Handler]] = {
             endpoint.path: (
@@ -185,21 +184,16 @@ class Application:
         self._in_flight += 1
         try:
             asked = parse(endpoint.request, await self._read(receive))
+            # whoever has come meanwhile is counted first: an answer may take the event loop for itself
+            await asyncio.sleep(0)
             return await handler(asked, recommender, request_id)
         except InvalidRequest as error:
             raise Refused(422, error.message, field=error.field) from None
-        except EventLogUnavailable as error:
-            self._log_is(str(error))
+        except EventLogUnavailable:
             told = "expected the event log to answer, found it unavailable; repeat the request as it is"
             raise Refused(503, told, headers=_RETRY, code="log_unavailable") from None
         finally:
             self._in_flight -= 1
-
-    def _log_is(self, problem: str) -> None:
-        """Tell once, not at every request, that the event log fails."""
-        if problem != self._problem:
-            log.error("the event log does not take what is told: %s", problem)
-        self._problem = problem
 
     def _admit(self, scope: Scope, given: dict[bytes, bytes]) -> None:
         """Let in who may ask: bearers of a key, or this machine where no key is configured."""

@@ -38,6 +38,11 @@ class CustomerState:
 class FeatureReader(Protocol):
     """Reads the states of customers at an instant."""
 
+    @property
+    def is_quick(self) -> bool:
+        """Whether a read may be waited for where nothing else runs meanwhile."""
+        ...
+
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return one state an id, in order; unknown customers get the empty state.
 
@@ -51,6 +56,8 @@ class FeatureReader(Protocol):
 
 class FrameReader:
     """Reads states from rows joined point in time for one instant, indexed by customer id."""
+
+    is_quick = True
 
     def __init__(self, states: Mapping[str, CustomerState]) -> None:
         self._states = states

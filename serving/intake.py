@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -18,10 +19,13 @@ import orjson
 
 from feature_repo.recent import to_micros
 from serving.api import CustomerChanges, FeedbackEvent, FeedbackRequest, ProductChanges
+from serving.errors import EventLogUnavailable
 from serving.events import Change, Event, EventLog
 from serving.metrics import Metrics
 from serving.recommender import Recommender
 from serving.validation import InvalidRequest, parse, shown
+
+logger = logging.getLogger("nextbest")
 
 T = TypeVar("T")
 _THREADS: Final = 16
@@ -47,6 +51,7 @@ class Intake:
         self._log = log
         self._metrics = metrics
         self._clock = clock
+        self._problem = ""
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="intake")
 
     def close(self) -> None:
@@ -65,7 +70,7 @@ class Intake:
             except InvalidRequest as error:
                 where = "" if error.field is None else f"{error.field}: "
                 rejected.append({"index": index, "why": where + error.message})
-        fresh = await self._in_thread(lambda: self._log.append_events(events)) if events else []
+        fresh = await self._logged(lambda: self._log.append_events(events)) if events else []
         accepted = sum(fresh)
         duplicates = len(fresh) - accepted
         self._metrics.told(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
@@ -90,11 +95,24 @@ class Intake:
         return await self._changed(changes, [])
 
     async def _changed(self, changes: Sequence[Change], unknown: Sequence[str]) -> bytes:
-        await self._in_thread(lambda: self._log.append_changes(changes))
+        await self._logged(lambda: self._log.append_changes(changes))
         return orjson.dumps({"accepted": len(changes), "unknown": list(dict.fromkeys(unknown))})
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+    async def _logged(self, append: Callable[[], T]) -> T:
+        """Append in a thread; tell once, not at every request, that the log fails, or works again."""
+        try:
+            done = await asyncio.get_running_loop().run_in_executor(self._pool, append)
+        except EventLogUnavailable as error:
+            if not self._problem:
+                logger.error("the event log does not take what is told: %s", error)
+            self._problem = str(error)
+            self._metrics.log_is_up(False)
+            raise
+        if self._problem:
+            logger.warning("the event log takes again what is told")
+            self._problem = ""
+        self._metrics.log_is_up(True)
+        return done
 
 
 def event_of(given: Any, *, now: datetime, name: str) -> Event:

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from time import perf_counter
 from typing import Final
 
 from feature_repo.store import open_store
@@ -29,10 +30,13 @@ log = logging.getLogger("nextbest")
 
 FAILURES: Final = 3
 REST_SECONDS: Final = 1.0
+#: A store is quick while its reads take less; of a slow read each later one forgets a part.
+QUICK_SECONDS: Final = 0.005
+_FORGOTTEN: Final = 0.2
 
 
 class GuardedReader:
-    """A feature reader that counts its failures, and rests after several in a row.
+    """A feature reader that counts its failures, rests after several in a row, and knows whether the store is quick.
 
     While a store hangs, every read would hold a worker thread until its timeout and the service would
     refuse requests that it can answer without features. After ``FAILURES`` failures in a row, reads fail at
@@ -48,18 +52,25 @@ class GuardedReader:
         self._lock = threading.Lock()
         self._failures = 0
         self._rests_until = 0.0
+        self._pace = QUICK_SECONDS  # until the first read
+
+    @property
+    def is_quick(self) -> bool:
+        """See ``FeatureReader``: whether reads took little time lately and none failed."""
+        return self._failures == 0 and self._pace < QUICK_SECONDS
 
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return the states; see ``FeatureReader``."""
         if not self._may_read():
-            self._metrics.degraded()
+            self._metrics.degraded("resting")
             raise FeatureUnavailable(
                 "expected the online store to answer, found it failing; resting; check it"
             )
+        began = perf_counter()
         try:
             states = self._reader.read(customer_ids, at)
         except FeatureUnavailable:
-            self._metrics.degraded()
+            self._metrics.degraded("unavailable")
             with self._lock:
                 self._failures += 1
                 self._rests_until = self._monotonic() + REST_SECONDS
@@ -69,6 +80,7 @@ class GuardedReader:
         if self._failures >= FAILURES:
             log.warning("the online store answers again")
         self._failures = 0
+        self._pace = max((perf_counter() - began) / max(len(customer_ids), 1), self._pace * (1 - _FORGOTTEN))
         return states
 
     def _may_read(self) -> bool:
@@ -144,6 +156,7 @@ class Loader:
                 schema_hash=bundle.manifest.feature_schema_hash,
                 defaults=bundle.manifest.feature_defaults,
                 timeout_ms=self._settings.feature_timeout_ms,
+                corrupt=lambda: self._metrics.degraded("corrupt"),
             )
         except BundleError as error:
             raise FeatureUnavailable(str(error)) from error

@@ -8,12 +8,21 @@ imports it in its constructor). Labels are bounded: paths nobody serves count as
 from __future__ import annotations
 
 from collections import Counter as Tally
+from collections.abc import Mapping
+from functools import cache
+from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
 
 from serving.recommender import Recommendations
+from serving.stages import StageName
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_STAGE_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
+
+
+DegradedReason = Literal["unavailable", "resting", "corrupt"]
+ExposureOutcome = Literal["taken", "dropped", "lost"]
 
 
 class Metrics:
@@ -46,8 +55,31 @@ class Metrics:
             registry=registry,
         )
         self._degraded = Counter(
-            "nextbest_degraded_reads", "Feature reads that failed and were served without", registry=registry
+            "nextbest_degraded_reads",
+            "Feature reads that failed and were served without, by what was wrong",
+            ["reason"],
+            registry=registry,
         )
+        self._stages = Histogram(
+            "nextbest_stage_seconds",
+            "Where the time of an answer goes",
+            ["stage"],
+            buckets=_STAGE_SECONDS,
+            registry=registry,
+        )
+        self._exposures = Counter(
+            "nextbest_exposures",
+            "Answers whose exposure was taken, was dropped for want of room, or was lost with a worker",
+            ["outcome"],
+            registry=registry,
+        )
+        self._log_up = Gauge(
+            "nextbest_event_log_up",
+            "Whether the event log takes what it is told",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._is_log_up: bool | None = None
         self._bundle = Gauge(
             "nextbest_bundle_info",
             "Workers that serve a bundle",
@@ -56,26 +88,51 @@ class Metrics:
             registry=registry,
         )
         self._live: str | None = None
+        for reason in get_args(DegradedReason):  # shown as 0 from the start, so that a change is seen
+            self._degraded.labels(reason)
+        for outcome in get_args(ExposureOutcome):
+            self._exposures.labels(outcome)
+        # looking a child up costs more than counting; labels are bounded, so there are few
+        self._request_of = cache(self._requests.labels)
+        self._seconds_of = cache(self._seconds.labels)
+        self._source_of = cache(self._recommendations.labels)
+        self._stage_of = cache(self._stages.labels)
+        self._exposure_of = cache(self._exposures.labels)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count one answer."""
-        self._requests.labels(route, str(status)).inc()
-        self._seconds.labels(route).observe(seconds)
+        self._request_of(route, str(status)).inc()
+        self._seconds_of(route).observe(seconds)
 
     def recommended(self, *answers: Recommendations) -> None:
         """Count the products of answers by their sources."""
         tally = Tally(item.source for answer in answers for item in answer.items)
         for source, count in tally.items():
-            self._recommendations.labels(source).inc(count)
+            self._source_of(source).inc(count)
 
     def told(self, **outcomes: int) -> None:
         """Count events by outcome: accepted, duplicates, rejected."""
         for outcome, count in outcomes.items():
             self._feedback.labels(outcome).inc(count)
 
-    def degraded(self) -> None:
+    def degraded(self, reason: DegradedReason) -> None:
         """Count a feature read that failed."""
-        self._degraded.inc()
+        self._degraded.labels(reason).inc()
+
+    def staged(self, seconds: Mapping[StageName, float]) -> None:
+        """Count the stages of one answer."""
+        for name, spent in seconds.items():
+            self._stage_of(name).observe(spent)
+
+    def exposed(self, outcome: ExposureOutcome, count: int = 1) -> None:
+        """Count exposures by outcome."""
+        self._exposure_of(outcome).inc(count)
+
+    def log_is_up(self, is_up: bool) -> None:
+        """Note whether the event log takes what it is told."""
+        if is_up is not self._is_log_up:
+            self._log_up.set(is_up)
+            self._is_log_up = is_up
 
     def live(self, bundle: str) -> None:
         """Note which bundle this worker serves from now on."""

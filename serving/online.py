@@ -47,6 +47,8 @@ class OnlineReader:
         Called for each row that cannot be read.
     """
 
+    is_quick = False  # nobody has looked: see ``serving.loading.GuardedReader``
+
     def __init__(
         self,
         store: FeatureStore,

@@ -127,6 +127,11 @@ class _Changed:
         self._reader = reader
         self._since = since
 
+    @property
+    def is_quick(self) -> bool:
+        """See ``FeatureReader``."""
+        return self._reader.is_quick
+
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return the states; see ``FeatureReader``."""
         states = self._reader.read(customer_ids, at)

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from time import sleep
 from typing import Any, get_args, get_type_hints
 
 import httpx
@@ -22,7 +23,7 @@ from serving.catalog import Filters
 from serving.errors import FeatureUnavailable
 from serving.events import ExposureBuffer, open_log
 from serving.features import CustomerState, FrameReader
-from serving.loading import FAILURES, REST_SECONDS, GuardedReader
+from serving.loading import FAILURES, QUICK_SECONDS, REST_SECONDS, GuardedReader
 from serving.metrics import Metrics
 from serving.openapi import DOCUMENT_PATH, document
 from serving.recommender import Query, Reason, Recommender
@@ -300,6 +301,8 @@ def test_overload_is_told_at_once() -> None:
     waits = threading.Event()
 
     class Slow:
+        is_quick = False
+
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
             waits.wait(5)
             return [CustomerState() for _ in customer_ids]
@@ -317,8 +320,38 @@ def test_overload_is_told_at_once() -> None:
     assert api.ask(body={"customer_id": "c01"}).status_code == 200
 
 
+def test_overload_of_a_quick_store_is_told_too() -> None:
+    """Answers that take the event loop for themselves do not hide who waits for it."""
+    held = recommender()
+    api = Api(lambda: held, concurrency_limit=2)
+    asked = [("/v1/recommend", {"customer_id": "c01"}, "POST", None)] * 6
+    found = [response.status_code for response in api.ask_many(asked)]
+    assert sorted(found) == [200, 200, 429, 429, 429, 429]
+
+
+def test_answers_leave_the_event_loop_while_the_store_is_slow() -> None:
+    """The probes are answered by the loop: a store that takes its time must not hold it."""
+    threads = []
+
+    class Store:
+        is_quick = True
+
+        def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
+            threads.append(threading.current_thread().name)
+            return [CustomerState() for _ in customer_ids]
+
+    store = Store()
+    held = Recommender(make_bundle(), store)
+    api = Api(lambda: held)
+    for store.is_quick in (True, False, True):
+        assert api.ask(body={"customer_id": "c01"}).status_code == 200
+    assert [name.startswith("answer") for name in threads] == [False, True, False]
+
+
 def test_an_unexpected_error_is_500_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
     class Broken:
+        is_quick = True
+
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
             raise ZeroDivisionError("secret detail")
 
@@ -399,6 +432,8 @@ def test_similar(api: Api) -> None:
 
 def test_requests_products_and_failed_reads_are_counted() -> None:
     class Down:
+        is_quick = True
+
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
             raise FeatureUnavailable("down")
 
@@ -409,7 +444,7 @@ def test_requests_products_and_failed_reads_are_counted() -> None:
         ("nextbest_requests_total", ("route", "/v1/recommend"), ("status", "422")): 1,
         ("nextbest_requests_total", ("route", "other"), ("status", "404")): 2,
         ("nextbest_recommendations_total", ("source", "popular")): 3,
-        ("nextbest_degraded_reads_total",): 1,
+        ("nextbest_degraded_reads_total", ("reason", "unavailable")): 1,
         ("nextbest_request_seconds_count", ("route", "/v1/recommend")): 2,
     }
 
@@ -429,6 +464,8 @@ def test_a_failing_store_is_left_alone_for_a_while() -> None:
     calls, works, time = [0], [False], [0.0]
 
     class Flaky:
+        is_quick = True
+
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
             calls[0] += 1
             if not works[0]:
@@ -449,6 +486,36 @@ def test_a_failing_store_is_left_alone_for_a_while() -> None:
     works[0] = True
     assert [reader.read(["a"], AT) for _ in range(3)]
     assert calls[0] == FAILURES + 4
+
+
+def test_a_store_is_quick_until_a_read_is_slow_and_again_after_some() -> None:
+    seconds = [0.0]
+
+    class Store:
+        is_quick = False
+
+        def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
+            if seconds[0] < 0:
+                raise FeatureUnavailable("down")
+            sleep(seconds[0])
+            return [CustomerState()]
+
+    reader = GuardedReader(Store(), Metrics(CollectorRegistry()))
+    assert not reader.is_quick  # nobody knows yet
+    for _ in range(10):
+        reader.read(["a"], AT)
+    assert reader.is_quick
+    seconds[0] = 3 * QUICK_SECONDS
+    reader.read(["a"], AT)
+    assert not reader.is_quick
+    seconds[0] = 0.0
+    for _ in range(10):
+        reader.read(["a"], AT)
+    assert reader.is_quick
+    seconds[0] = -1.0
+    with pytest.raises(FeatureUnavailable):
+        reader.read(["a"], AT)
+    assert not reader.is_quick
 
 
 def test_the_clock_is_the_one_given() -> None:

@@ -281,6 +281,8 @@ def test_unknown_attribute_is_told() -> None:
 
 
 class Broken:
+    is_quick = True
+
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         raise FeatureUnavailable("down")
 

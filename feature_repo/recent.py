@@ -49,8 +49,8 @@ class History:
 
     @classmethod
     def empty(cls) -> History:
-        """Return the history of somebody never seen."""
-        return cls.of([])
+        """Return the history of somebody never seen; there is one, since nothing changes a history."""
+        return _EMPTY
 
     @classmethod
     def of(cls, events: Iterable[tuple[str, str, int, float]]) -> History:
@@ -111,12 +111,24 @@ class History:
             np.concatenate([self.values, other.values])[order],
         )
 
+    def places(self, index: Mapping[str, int]) -> NDArray[np.int32]:
+        """Return the product index (events,) of each event, −1 where ``index`` has none; remembered for one of them."""
+        held = self.__dict__.get("_places")
+        if held is None or held[0] is not index:
+            get = index.get
+            found = np.array([get(product, -1) for product in self.products], dtype=np.int32)
+            held = self.__dict__["_places"] = (index, found)
+        return held[1]
+
     def before(self, at: datetime) -> History:
         """Return the events strictly before ``at``."""
         if len(self) == 0 or int(self.at[-1]) < to_micros(at):
             return self
         end = int(np.searchsorted(self.at, to_micros(at), side="left"))
         return History(self.products[:end], self.kinds[:end], self.at[:end], self.values[:end])
+
+
+_EMPTY: Final = History.of([])
 
 
 @dataclass(frozen=True)
@@ -216,7 +228,7 @@ def recent_features(history: History, at: datetime, shelf: Shelf) -> RecentFeatu
         "purchases_7d": float((is_purchase & (ages <= 7)).sum()),
         "distinct_products": float(len(set(history.products))),
     }
-    codes = np.array([shelf.index.get(product, -1) for product in history.products], dtype=np.int32)
+    codes = history.places(shelf.index)
     categories = np.where(codes >= 0, shelf.category[codes], -1) if len(codes) else codes
     flags = _Flags(ages, is_purchase, ~is_purchase & ~is_return, is_return)
     product_idx, by_product = _counted(codes, flags)

@@ -111,7 +111,7 @@ class _Request(BaseModel):
 class Context(_Request):
     """What the customer is looking at now, and where the answer will be shown."""
 
-    product_ids: Annotated[list[Id], Field(max_length=MAX_CONTEXT)] = []
+    product_ids: Annotated[list[Id], Field(max_length=MAX_CONTEXT)] = Field(default_factory=list)
     surface: Id | None = None
 
 
@@ -121,7 +121,7 @@ class FilterSet(_Request):
     category: Category | None = None
     price_min: Price | None = None
     price_max: Price | None = None
-    attributes: Annotated[dict[Id, AttributeValue], Field(max_length=20)] = {}
+    attributes: Annotated[dict[Id, AttributeValue], Field(max_length=20)] = Field(default_factory=dict)
 
     @field_validator("price_max")
     @classmethod
@@ -138,15 +138,20 @@ class FilterSet(_Request):
         return Filters(self.category or (), self.price_min, self.price_max, tuple(self.attributes.items()))
 
 
+# made once: Pydantic copies other defaults anew for every request
+_NO_CONTEXT: Final = Context()
+_NO_FILTERS: Final = FilterSet()
+
+
 class RecommendRequest(_Request):
     """Asks which products to show to one customer."""
 
     customer_id: Who | None = None
     session_id: Who | None = None
     n: Number = 10
-    context: Context = Context()
-    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] = []
-    filters: FilterSet = FilterSet()
+    context: Context = Field(default_factory=lambda: _NO_CONTEXT)
+    exclude: Annotated[list[Id], Field(max_length=MAX_EXCLUDE)] = Field(default_factory=list)
+    filters: FilterSet = Field(default_factory=lambda: _NO_FILTERS)
     purchased: PurchasedPolicy = "exclude"
     variant: Id | None = None
 
@@ -193,7 +198,7 @@ class SimilarRequest(_Request):
 
     product_ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_CONTEXT)]
     n: Number = 10
-    filters: FilterSet = FilterSet()
+    filters: FilterSet = Field(default_factory=lambda: _NO_FILTERS)
 
 
 class FeedbackEvent(_Request):

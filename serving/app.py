@@ -14,6 +14,7 @@ import logging
 import uuid
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_address
 from time import perf_counter
 from typing import Any, Final
@@ -204,7 +205,7 @@ class Application:
             if scheme.lower() != b"bearer" or not any(known):
                 told = "expected Authorization: Bearer with one of the service's keys, found none of them"
                 raise Refused(401, told, headers=[(b"www-authenticate", b"Bearer")])
-        elif not _is_loopback(scope.get("client")):
+        elif not _is_loopback((scope.get("client") or ("", 0))[0]):
             raise Refused(
                 403,
                 "expected a request from this machine, since no keys are configured, found another; "
@@ -286,8 +287,9 @@ async def _discard(receive: Receive, unread: Callable[[], bool]) -> None:
                 left -= len((await receive()).get("body", b""))
 
 
-def _is_loopback(client: tuple[str, int] | None) -> bool:
+@lru_cache(maxsize=1024)
+def _is_loopback(host: str) -> bool:
     try:
-        return client is not None and ip_address(client[0]).is_loopback
+        return ip_address(host).is_loopback
     except ValueError:
         return False

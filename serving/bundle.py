@@ -258,8 +258,8 @@ def _matrices(manifest: Manifest) -> dict[str, str]:
 
 def _array(inside: Path, name: str) -> NDArray[Any]:
     """Map an array into memory, so that workers share its pages."""
-    mapped: NDArray[Any] = np.load(inside / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-    return mapped
+    mapped = np.load(inside / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+    return np.asarray(mapped)  # a plain view of the same pages: each access to a memmap costs microseconds
 
 
 def _describe(path: Path) -> FileInfo:

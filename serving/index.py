@@ -98,7 +98,7 @@ class ProductIndex:
 
     def __init__(self, candidates: faiss.Index, vectors: Float32, design: Design) -> None:
         self._candidates = candidates
-        self._vectors = np.asarray(vectors)  # a plain view: each access to a memmap costs microseconds
+        self._vectors = vectors
         self.design = design
 
     @classmethod

@@ -35,7 +35,7 @@ class Nearness:
     """Cosines between products, from vectors (products, d); those of a product without a place are 0."""
 
     def __init__(self, vectors: Float32) -> None:
-        self._vectors = np.asarray(vectors)  # a plain view: each access to a memmap costs microseconds
+        self._vectors = vectors
         lengths = np.sqrt(np.einsum("pd,pd->p", self._vectors, self._vectors))
         #: Which products (products,) have a place.
         self.placed: NDArray[np.bool_] = lengths > 0
@@ -89,8 +89,8 @@ class Reasons:
         return None
 
     def _nearest(self, products: Sequence[int], subject: Subject) -> list[Reason]:
-        known = self._catalog.indices(dict.fromkeys(subject.history.products))[0]
-        seen = np.unique(np.concatenate([known, subject.context]))
+        events = subject.history.places(self._catalog.index)
+        seen = np.unique(np.concatenate([events[events >= 0], subject.context]))
         if self._nearness is None or not len(seen):
             return [_FOR_YOU] * len(products)
         cosines = self._nearness.between(seen, np.array(products, dtype=np.int32))

@@ -37,13 +37,11 @@ def bought(bundle: Bundle, row: int | None, history: History) -> Bought:
     if row is not None:
         known = {product: (days, at) for product, days, at in bundle.purchased.of(row)}
         since = to_micros(bundle.manifest.data.as_of)
-    is_new = (history.kinds == KIND_CODES[s.PURCHASE]) & (history.at >= since)
-    for place in np.flatnonzero(is_new).tolist():
-        product = bundle.catalog.index.get(history.products[place])
-        if product is not None:
-            days, last = known.get(product, (0, -DAY_US))
-            at = int(history.at[place])
-            known[product] = (days + (at // DAY_US > last // DAY_US), max(at, last))
+    places = history.places(bundle.catalog.index)
+    is_new = (history.kinds == KIND_CODES[s.PURCHASE]) & (history.at >= since) & (places >= 0)
+    for product, at in zip(places[is_new].tolist(), history.at[is_new].tolist(), strict=True):
+        days, last = known.get(product, (0, -DAY_US))
+        known[product] = (days + (at // DAY_US > last // DAY_US), max(at, last))
     return Bought(
         np.fromiter(known, dtype=np.int32, count=len(known)),
         np.array([days for days, _ in known.values()], dtype=np.int32),

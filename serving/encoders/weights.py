@@ -85,7 +85,7 @@ class HistoryWeights:
     def of(self, history: History, at: datetime, context: Int32 = NOTHING) -> tuple[Int32, Float64]:
         """Return the distinct known products of history and context (ascending) and their weights, all positive."""
         history = history.before(at)
-        codes = np.array([self._index.get(product, -1) for product in history.products], dtype=np.int32)
+        codes = history.places(self._index)
         known = codes >= 0
         if not known.any() and not len(context):
             return NOTHING, np.empty(0)

@@ -92,8 +92,11 @@ class HistoryWeights:
         latest = int(history.at[known].max(initial=self._as_of - 1)) + 1
         ages = (min(to_micros(at), latest) - history.at[known]) / DAY_US
         events = self._weights.weights(history.kinds[known], ages)
-        events = np.concatenate([events, np.full(len(context), self._weights.context_weight)])
-        products, place = np.unique(np.concatenate([codes[known], context]), return_inverse=True)
-        weights = np.bincount(place, weights=events, minlength=len(products)).astype(np.float64, copy=False)
-        positive = weights > 0
-        return products[positive].astype(np.int32), weights[positive]
+        said = [*zip(codes[known].tolist(), events.tolist(), strict=True)]
+        said += [(product, self._weights.context_weight) for product in context.tolist()]
+        sums: dict[int, float] = {}
+        for product, weight in said:
+            sums[product] = sums.get(product, 0.0) + weight
+        positive = sorted((product, weight) for product, weight in sums.items() if weight > 0)
+        products, weights = zip(*positive, strict=True) if positive else ((), ())
+        return np.array(products, dtype=np.int32), np.array(weights)

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from feast import FeatureView
 from feast.infra.online_stores.helpers import _mmh3
@@ -27,6 +29,18 @@ if TYPE_CHECKING:
 
 Columns = Sequence[tuple[FeatureView, str]]
 Row = list[bytes | None]
+
+
+class RowsReading(Protocol):
+    """Rows that were asked for: ``finish`` waits for them, ``drop`` gives them up; one of both is to be called."""
+
+    def finish(self) -> list[Row]:
+        """Return the rows; see ``PointReader.read``."""
+        ...
+
+    def drop(self) -> None:
+        """Give up what is not finished."""
+        ...
 
 
 class PointReader:
@@ -56,7 +70,11 @@ class PointReader:
 
         Raises whatever the store's client raises when it does not answer.
         """
-        return self._backend.read(entities) if entities else []
+        return self.begin(entities).finish()
+
+    def begin(self, entities: Sequence[str]) -> RowsReading:
+        """Ask the store and come back at once; raises as ``read``."""
+        return self._backend.begin(entities)
 
     def values(self, row: Row) -> list[Any]:
         """Return a row's Python values, lists as lists; None where there is none.
@@ -93,7 +111,7 @@ class _Redis:
         self._head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(columns))
         self._fields = b"".join(bulk_string(_mmh3(f"{view.name}:{name}")) for view, name in columns)
 
-    def read(self, entities: Sequence[str]) -> list[Row]:
+    def begin(self, entities: Sequence[str]) -> RowsReading:
         keys = entity_keys(self._join_key, entities)
         command = b"".join(
             part for key in keys for part in (self._head, bulk_string(key + self._project), self._fields)
@@ -101,15 +119,39 @@ class _Redis:
         connection = self._pool.get_connection()
         try:
             connection.send_packed_command([command])
-            return [connection.read_response(disable_decoding=True) for _ in keys]
         except BaseException:
             connection.disconnect()
-            raise
-        finally:
             self._pool.release(connection)
+            raise
+        return _Answering(self._pool, connection, len(keys))
 
     def close(self) -> None:
         self._pool.disconnect()
+
+
+class _Answering:
+    """Answers of Redis that are on their way over a connection."""
+
+    def __init__(self, pool: Any, connection: Any, count: int) -> None:
+        self._pool = pool
+        self._connection = connection
+        self._count = count
+
+    def finish(self) -> list[Row]:
+        try:
+            rows = [self._connection.read_response(disable_decoding=True) for _ in range(self._count)]
+        except BaseException:
+            self.drop()
+            raise
+        self._pool.release(self._connection)
+        self._connection = None
+        return rows
+
+    def drop(self) -> None:
+        if self._connection is not None:
+            self._connection.disconnect()  # what still comes over it is nobody's answer
+            self._pool.release(self._connection)
+            self._connection = None
 
 
 class _Sqlite:
@@ -135,7 +177,10 @@ class _Sqlite:
         self._local = threading.local()
         self._opened: list[sqlite3.Connection] = []
 
-    def read(self, entities: Sequence[str]) -> list[Row]:
+    def begin(self, entities: Sequence[str]) -> RowsReading:
+        return _Lazy(partial(self._read, entities))
+
+    def _read(self, entities: Sequence[str]) -> list[Row]:
         connection = self._connection()
         rows: list[Row] = []
         for key in entity_keys(self._join_key, entities):
@@ -160,6 +205,16 @@ class _Sqlite:
             self._local.connection = held
             self._opened.append(held)
         return held
+
+
+@dataclass(frozen=True)
+class _Lazy:
+    """Rows that are read when they are waited for."""
+
+    finish: Callable[[], list[Row]]
+
+    def drop(self) -> None:
+        pass
 
 
 def _kind_of(view: FeatureView, feature: str) -> str:

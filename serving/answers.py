@@ -60,11 +60,12 @@ class Answers:
     async def recommend(self, asked: RecommendRequest, recommender: Recommender, request_id: str) -> bytes:
         """Answer ``/v1/recommend``."""
         query = asked.to_query(self._clock())
+        begun = recommender.begin([query])
 
         def work() -> bytes:
             with watched() as seconds:
                 with _filters_refused(recommender, query.filters):
-                    answered = recommender.recommend([query])[0]
+                    answered = recommender.recommend([query], begun)[0]
                 with stage("exposure"):
                     self._shown(query, answered, recommender, request_id, asked.context.surface)
                 with stage("json"):
@@ -73,7 +74,12 @@ class Answers:
             self._metrics.staged(seconds)
             return body
 
-        return work() if recommender.features.is_quick else await self._in_thread(work)
+        try:
+            # the store answers meanwhile, and whoever has come is let in and counted before this answer takes the loop
+            await asyncio.sleep(0)
+            return work() if recommender.features.is_quick else await self._in_thread(work)
+        finally:
+            begun.drop()
 
     async def recommend_batch(self, asked: BatchRequest, recommender: Recommender, request_id: str) -> bytes:
         """Answer ``/v1/recommend/batch``; each answer has a request id of its own."""
@@ -108,6 +114,7 @@ class Answers:
             self._metrics.recommended(answered)
             return orjson.dumps(_told(answered, recommender, request_id, None))
 
+        await asyncio.sleep(0)
         return work()
 
     def _shown(

@@ -185,8 +185,6 @@ class Application:
         self._in_flight += 1
         try:
             asked = parse(endpoint.request, await self._read(receive))
-            # whoever has come meanwhile is counted first: an answer may take the event loop for itself
-            await asyncio.sleep(0)
             return await handler(asked, recommender, request_id)
         except InvalidRequest as error:
             raise Refused(422, error.message, field=error.field) from None

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import pandas as pd
 
@@ -35,13 +36,25 @@ class CustomerState:
         return str(self.row.get(v.SEGMENT) or "")
 
 
-class FeatureReader(Protocol):
-    """Reads the states of customers at an instant."""
+@dataclass(frozen=True)
+class Reading:
+    """A read that is under way: ``finish`` waits for it and returns the states, ``drop`` gives it up.
+
+    One of them is to be called; dropping what is finished does nothing. ``finish`` raises ``FeatureUnavailable`` where
+    the store did not answer in time.
+    """
+
+    finish: Callable[[], list[CustomerState]]
+    drop: Callable[[], None] = lambda: None
+
+
+class FeatureReader:
+    """Reads the states of customers at an instant; a reader defines ``read``, or ``begin``, each from the other."""
 
     @property
     def is_quick(self) -> bool:
         """Whether a read may be waited for where nothing else runs meanwhile."""
-        ...
+        return True
 
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return one state an id, in order; unknown customers get the empty state.
@@ -51,13 +64,15 @@ class FeatureReader(Protocol):
         FeatureUnavailable
             The store did not answer in time.
         """
-        ...
+        return self.begin(customer_ids, at).finish()
+
+    def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
+        """Begin to read, so that something else can be done meanwhile; raises nothing."""
+        return Reading(partial(self.read, customer_ids, at))
 
 
-class FrameReader:
+class FrameReader(FeatureReader):
     """Reads states from rows joined point in time for one instant, indexed by customer id."""
-
-    is_quick = True
 
     def __init__(self, states: Mapping[str, CustomerState]) -> None:
         self._states = states

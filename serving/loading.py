@@ -13,13 +13,13 @@ import time
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from time import perf_counter
-from typing import Final
+from typing import Final, NoReturn
 
 from feature_repo.store import open_store
 from serving import golden
 from serving.bundle import Bundle, load
 from serving.errors import BundleError, FeatureUnavailable, NextbestError
-from serving.features import CustomerState, FeatureReader
+from serving.features import CustomerState, FeatureReader, Reading
 from serving.metrics import Metrics
 from serving.online import OnlineReader
 from serving.overlay import Overlay, since_of
@@ -35,7 +35,7 @@ QUICK_SECONDS: Final = 0.005
 _FORGOTTEN: Final = 0.2
 
 
-class GuardedReader:
+class GuardedReader(FeatureReader):
     """A feature reader that counts its failures, rests after several in a row, and knows whether the store is quick.
 
     While a store hangs, every read would hold a worker thread until its timeout and the service would
@@ -59,29 +59,43 @@ class GuardedReader:
         """See ``FeatureReader``: whether reads took little time lately and none failed."""
         return self._failures == 0 and self._pace < QUICK_SECONDS
 
-    def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
-        """Return the states; see ``FeatureReader``."""
+    def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
+        """See ``FeatureReader``."""
         if not self._may_read():
-            self._metrics.degraded("resting")
-            raise FeatureUnavailable(
-                "expected the online store to answer, found it failing; resting; check it"
-            )
+            return Reading(self._rest)
         began = perf_counter()
-        try:
-            states = self._reader.read(customer_ids, at)
-        except FeatureUnavailable:
-            self._metrics.degraded("unavailable")
-            with self._lock:
-                self._failures += 1
-                self._rests_until = self._monotonic() + REST_SECONDS
-                if self._failures == FAILURES:
-                    log.warning("the online store fails: answering without recent history")
-            raise
+        reading = self._reader.begin(customer_ids, at)
+        asking = perf_counter() - began
+
+        def finish() -> list[CustomerState]:
+            began = perf_counter()
+            try:
+                states = reading.finish()
+            except FeatureUnavailable:
+                self._failed()
+                raise
+            self._succeeded((asking + perf_counter() - began) / max(len(customer_ids), 1))
+            return states
+
+        return Reading(finish, reading.drop)
+
+    def _rest(self) -> NoReturn:
+        self._metrics.degraded("resting")
+        raise FeatureUnavailable("expected the online store to answer, found it failing; resting; check it")
+
+    def _failed(self) -> None:
+        self._metrics.degraded("unavailable")
+        with self._lock:
+            self._failures += 1
+            self._rests_until = self._monotonic() + REST_SECONDS
+            if self._failures == FAILURES:
+                log.warning("the online store fails: answering without recent history")
+
+    def _succeeded(self, seconds: float) -> None:
         if self._failures >= FAILURES:
             log.warning("the online store answers again")
         self._failures = 0
-        self._pace = max((perf_counter() - began) / max(len(customer_ids), 1), self._pace * (1 - _FORGOTTEN))
-        return states
+        self._pace = max(seconds, self._pace * (1 - _FORGOTTEN))
 
     def _may_read(self) -> bool:
         if self._failures < FAILURES:

@@ -12,8 +12,9 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 from feast import FeatureStore
 
@@ -21,7 +22,7 @@ from feature_repo import names as v
 from feature_repo.point_read import Columns, PointReader, Row
 from feature_repo.recent import History
 from serving.errors import BundleError, FeatureUnavailable
-from serving.features import CustomerState
+from serving.features import CustomerState, FeatureReader, Reading
 
 log = logging.getLogger("nextbest")
 
@@ -30,7 +31,7 @@ _VIEWS: Final = (v.CUSTOMER_FEATURES, v.CUSTOMER_ATTRIBUTES, v.CUSTOMER_RECENT)
 _TELL_SECONDS: Final = 60.0
 
 
-class OnlineReader:
+class OnlineReader(FeatureReader):
     """Reads states from the online store of a Feast feature store.
 
     Parameters
@@ -46,8 +47,6 @@ class OnlineReader:
     corrupt
         Called for each row that cannot be read.
     """
-
-    is_quick = False  # nobody has looked: see ``serving.loading.GuardedReader``
 
     def __init__(
         self,
@@ -97,18 +96,27 @@ class OnlineReader:
             )
         return columns
 
-    def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
-        """Return the states; see ``FeatureReader``."""
-        if not customer_ids:
-            return []
+    def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
+        """See ``FeatureReader``."""
         try:
-            rows = self._rows.read(customer_ids)
+            rows = self._rows.begin(customer_ids)
         except Exception as error:
-            raise FeatureUnavailable(
-                f"expected an answer of the online store within {self._timeout_ms:.0f} ms, "
-                f"found {type(error).__name__}: {error}; check it"
-            ) from error
-        return [self._state(customer, row, at) for customer, row in zip(customer_ids, rows, strict=True)]
+            return Reading(partial(self._fail, error))
+
+        def finish() -> list[CustomerState]:
+            try:
+                found = rows.finish()
+            except Exception as error:
+                self._fail(error)
+            return [self._state(customer, row, at) for customer, row in zip(customer_ids, found, strict=True)]
+
+        return Reading(finish, rows.drop)
+
+    def _fail(self, error: Exception) -> NoReturn:
+        raise FeatureUnavailable(
+            f"expected an answer of the online store within {self._timeout_ms:.0f} ms, "
+            f"found {type(error).__name__}: {error}; check it"
+        ) from error
 
     def _state(self, customer: str, row: Row, at: datetime) -> CustomerState:
         slow = dict(self._defaults)

@@ -20,7 +20,7 @@ from feature_repo.recent import to_micros
 from serving.bundle import Bundle
 from serving.errors import EventLogUnavailable
 from serving.events import CHANGES, Change, Entry, EventLog
-from serving.features import CustomerState, FeatureReader
+from serving.features import CustomerState, FeatureReader, Reading
 
 log = logging.getLogger("nextbest")
 
@@ -119,7 +119,7 @@ class Overlay:
             self.problem = problem
 
 
-class _Changed:
+class _Changed(FeatureReader):
     """A reader over another one; see ``Overlay.reader``."""
 
     def __init__(self, overlay: Overlay, reader: FeatureReader, since: int) -> None:
@@ -132,13 +132,17 @@ class _Changed:
         """See ``FeatureReader``."""
         return self._reader.is_quick
 
-    def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
-        """Return the states; see ``FeatureReader``."""
-        states = self._reader.read(customer_ids, at)
-        return [
-            _with(state, self._overlay.customer(customer, self._since))
-            for customer, state in zip(customer_ids, states, strict=True)
-        ]
+    def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
+        """See ``FeatureReader``."""
+        reading = self._reader.begin(customer_ids, at)
+
+        def finish() -> list[CustomerState]:
+            return [
+                _with(state, self._overlay.customer(customer, self._since))
+                for customer, state in zip(customer_ids, reading.finish(), strict=True)
+            ]
+
+        return Reading(finish, reading.drop)
 
 
 def since_of(bundle: Bundle) -> int:

@@ -25,7 +25,7 @@ from serving.bundle import Bundle
 from serving.catalog import Filters
 from serving.errors import FeatureUnavailable
 from serving.events.fold import session_key
-from serving.features import CustomerState, FeatureReader
+from serving.features import CustomerState, FeatureReader, Reading
 from serving.filtering import Mask
 from serving.index import best
 from serving.reasons import Nearness, Reason, ReasonCode, Reasons
@@ -37,6 +37,7 @@ Float32 = NDArray[np.float32]
 PurchasedPolicy = Literal["exclude", "allow", "due"]
 MAX_N: Final = 100
 _NOTHING: Final = np.empty(0, dtype=np.int32)
+_NOBODY: Final = CustomerState()
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,27 @@ class Recommendations:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """The reads of some queries' states, under way: (instant, keys, reading)."""
+
+    reads: tuple[tuple[datetime, list[str], Reading], ...]
+
+    def drop(self) -> None:
+        """Give up what is not finished."""
+        for _, _, reading in self.reads:
+            reading.drop()
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What of an answer depends on the query alone; ``allowed`` is the answer's to change."""
+
+    context: NDArray[np.int32]
+    allowed: Mask
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Search:
     """What a query comes down to where vectors alone answer it: the best of ``vector`` (d,) but ``held_back``."""
 
@@ -121,29 +143,51 @@ class Recommender:
         self._nearness = None if bundle.vectors is None else Nearness(bundle.vectors)
         self._reasons = Reasons(bundle, self._nearness)
 
-    def recommend(self, queries: Sequence[Query]) -> list[Recommendations]:
-        """Answer each query, in order; states are read once for all queries of one instant."""
-        states = self.states(queries)
-        return [self.answer(query, state) for query, state in zip(queries, states, strict=True)]
+    def recommend(self, queries: Sequence[Query], begun: Begun | None = None) -> list[Recommendations]:
+        """Answer each query, in order; states are read once for all queries of one instant.
 
-    def answer(self, query: Query, state: CustomerState) -> Recommendations:
-        """Answer one query for a customer whose state is known.
+        Parameters
+        ----------
+        queries
+            The questions.
+        begun
+            What ``begin`` returned for the same queries, None to begin here.
 
         Raises
         ------
         DataError
             A filter names an attribute the catalog does not have.
         """
+        begun = begun or self.begin(queries)
+        try:
+            prepared = [self._prepare(query) for query in queries]
+            states = self._finish(queries, begun)
+        finally:
+            begun.drop()
+        return [
+            self._answer(query, state, ready)
+            for query, state, ready in zip(queries, states, prepared, strict=True)
+        ]
+
+    def answer(self, query: Query, state: CustomerState) -> Recommendations:
+        """Answer one query for a customer whose state is known; raises as ``recommend``."""
+        return self._answer(query, state, self._prepare(query))
+
+    def _prepare(self, query: Query) -> _Prepared:
+        """Return what of an answer depends on the query alone."""
         catalog = self.bundle.catalog
         with stage("filters"):
             context, ignored = catalog.indices(query.context)
             exclude, unknown = catalog.indices(query.exclude)
-            subject = self._subject(query, state, context)
             allowed = self._offered(query.at, query.filters)
             allowed[exclude] = False
-            allowed[self._held_back(query, subject)] = False
-        items = self._fill(subject, allowed, query.n)
-        return Recommendations(tuple(items), tuple(dict.fromkeys([*ignored, *unknown])))
+        return _Prepared(context, allowed, tuple(dict.fromkeys([*ignored, *unknown])))
+
+    def _answer(self, query: Query, state: CustomerState, ready: _Prepared) -> Recommendations:
+        with stage("filters"):
+            subject = self._subject(query, state, ready.context)
+            ready.allowed[self._held_back(query, subject)] = False
+        return Recommendations(tuple(self._fill(subject, ready.allowed, query.n)), ready.ignored)
 
     def _offered(self, at: datetime, filters: Filters) -> Mask:
         """Return the products on sale that pass the filters, the caller's to change."""
@@ -155,25 +199,37 @@ class Recommender:
 
         Empty states, counted, where features are unavailable.
         """
-        states = [CustomerState()] * len(queries)
-        for at in {query.at for query in queries}:
-            asked = [i for i, query in enumerate(queries) if query.at == at]
-            keys = list(dict.fromkeys(key for i in asked for key in queries[i].keys))
-            if not keys:
-                continue
-            try:
-                with stage("features"):
-                    known = dict(zip(keys, self.features.read(keys, at), strict=True))
-            except FeatureUnavailable:
-                with self._counting:
-                    self.degraded["features"] += 1
-                continue
-            for i in asked:
-                first, *others = [known[key] for key in queries[i].keys] or [states[i]]
-                for other in others:
-                    first = CustomerState(first.row, first.history.beside(other.history))
-                states[i] = first
-        return states
+        return self._finish(queries, self.begin(queries))
+
+    def begin(self, queries: Sequence[Query]) -> Begun:
+        """Begin to read the states of queries, so that something else can be done meanwhile."""
+        reads = []
+        with stage("features"):
+            for at in {query.at for query in queries}:
+                keys = list(dict.fromkeys(key for query in queries if query.at == at for key in query.keys))
+                if keys:
+                    reads.append((at, keys, self.features.begin(keys, at)))
+        return Begun(tuple(reads))
+
+    def _finish(self, queries: Sequence[Query], begun: Begun) -> list[CustomerState]:
+        known: dict[tuple[datetime, str], CustomerState] = {}
+        with stage("features"):
+            for at, keys, reading in begun.reads:
+                try:
+                    states = reading.finish()
+                except FeatureUnavailable:
+                    with self._counting:
+                        self.degraded["features"] += 1
+                    continue
+                known.update(zip([(at, key) for key in keys], states, strict=True))
+        found = []
+        for query in queries:
+            states = [known.get((query.at, key), _NOBODY) for key in query.keys] or [_NOBODY]
+            first = states[0]
+            for other in states[1:]:
+                first = CustomerState(first.row, first.history.beside(other.history))
+            found.append(first)
+        return found
 
     def search(self, query: Query, state: CustomerState) -> Search | None:
         """Return the search over ``searchable`` products that answers a query, so that many are made at once.

@@ -22,7 +22,7 @@ from serving.app import Application
 from serving.catalog import Filters
 from serving.errors import FeatureUnavailable
 from serving.events import ExposureBuffer, open_log
-from serving.features import CustomerState, FrameReader
+from serving.features import CustomerState, FeatureReader, FrameReader
 from serving.loading import FAILURES, QUICK_SECONDS, REST_SECONDS, GuardedReader
 from serving.metrics import Metrics
 from serving.openapi import DOCUMENT_PATH, document
@@ -300,7 +300,7 @@ def test_not_ready_until_there_is_a_recommender() -> None:
 def test_overload_is_told_at_once() -> None:
     waits = threading.Event()
 
-    class Slow:
+    class Slow(FeatureReader):
         is_quick = False
 
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
@@ -333,8 +333,8 @@ def test_answers_leave_the_event_loop_while_the_store_is_slow() -> None:
     """The probes are answered by the loop: a store that takes its time must not hold it."""
     threads = []
 
-    class Store:
-        is_quick = True
+    class Store(FeatureReader):
+        is_quick = False
 
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
             threads.append(threading.current_thread().name)
@@ -349,9 +349,7 @@ def test_answers_leave_the_event_loop_while_the_store_is_slow() -> None:
 
 
 def test_an_unexpected_error_is_500_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:
-    class Broken:
-        is_quick = True
-
+    class Broken(FeatureReader):
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
             raise ZeroDivisionError("secret detail")
 
@@ -431,9 +429,7 @@ def test_similar(api: Api) -> None:
 
 
 def test_requests_products_and_failed_reads_are_counted() -> None:
-    class Down:
-        is_quick = True
-
+    class Down(FeatureReader):
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
             raise FeatureUnavailable("down")
 
@@ -463,9 +459,7 @@ def test_requests_products_and_failed_reads_are_counted() -> None:
 def test_a_failing_store_is_left_alone_for_a_while() -> None:
     calls, works, time = [0], [False], [0.0]
 
-    class Flaky:
-        is_quick = True
-
+    class Flaky(FeatureReader):
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
             calls[0] += 1
             if not works[0]:
@@ -491,7 +485,7 @@ def test_a_failing_store_is_left_alone_for_a_while() -> None:
 def test_a_store_is_quick_until_a_read_is_slow_and_again_after_some() -> None:
     seconds = [0.0]
 
-    class Store:
+    class Store(FeatureReader):
         is_quick = False
 
         def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:

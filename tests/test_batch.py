@@ -20,7 +20,7 @@ from serving.catalog import Filters
 from serving.encoders import spec as e
 from serving.encoders.weights import Confidence, EventWeights
 from serving.errors import ConfigError, FeatureUnavailable
-from serving.features import CustomerState, FrameReader
+from serving.features import CustomerState, FeatureReader, FrameReader
 from serving.neighbours import Neighbours
 from serving.recommender import PurchasedPolicy, Query, Recommendations, Recommender
 from serving.settings import Settings
@@ -243,7 +243,7 @@ def test_a_query_with_conditions_is_no_plain_search(asked: dict[str, object]) ->
     assert recommender.search(replace(plain, **asked), CustomerState()) is None  # type: ignore[arg-type]
 
 
-class Failing:
+class Failing(FeatureReader):
     """Reads states, but not when the customer ``hurt`` is among those asked for."""
 
     def __init__(self, held: dict[str, CustomerState], hurt: str) -> None:

@@ -17,7 +17,7 @@ from serving.bundle import Bundle
 from serving.catalog import Filters
 from serving.encoders.spec import CUSTOMERS
 from serving.errors import DataError, FeatureUnavailable
-from serving.features import CustomerState, FrameReader
+from serving.features import CustomerState, FeatureReader, FrameReader
 from serving.index import ProductIndex
 from serving.recommender import Query, Recommender
 from tests.builders import AS_OF, AT, make_bundle, state
@@ -280,9 +280,7 @@ def test_unknown_attribute_is_told() -> None:
         RECOMMENDER.answer(Query(at=AT, filters=Filters(attributes=(("colour", ("red",)),))), CustomerState())
 
 
-class Broken:
-    is_quick = True
-
+class Broken(FeatureReader):
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         raise FeatureUnavailable("down")
 

@@ -17,7 +17,7 @@ from feature_repo import schema as s
 from feature_repo.recent import KIND_CODES, History, to_micros
 from serving.catalog import REPURCHASE_DAYS, Catalog
 from serving.errors import DataError
-from serving.features import CustomerState
+from serving.features import CustomerState, FeatureReader
 from training.dataset import IdMap, TrainingSet
 from training.models import spectral
 from training.models.configs import SpectralConfig
@@ -118,10 +118,8 @@ def training_set(train: Matrix) -> TrainingSet:
     )
 
 
-class ListReader:
+class ListReader(FeatureReader):
     """States of customers whose whole history is their row of ``train``; made as they are asked for."""
-
-    is_quick = True
 
     def __init__(self, train: Matrix, product_ids: Sequence[str]) -> None:
         self._train = train

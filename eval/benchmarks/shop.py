@@ -64,7 +64,7 @@ class Size:
         for name, (least, most) in bounds.items():
             found = getattr(self, name)
             if not least <= found <= most:
-                raise ConfigError(f"expected {least} to {most} {name}, found {found}; correct --{name}")
+                raise ConfigError(f"expected {name} from {least} to {most}, found {found}; correct --{name}")
 
 
 @dataclass(frozen=True)

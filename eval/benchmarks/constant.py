@@ -33,7 +33,14 @@ class Native:
         self._answer: dict[str, Any] = json.loads(Path(os.environ[ANSWER]).read_text())
 
     @bentoml.api(route="/v1/recommend")  # type: ignore[untyped-decorator]
-    async def recommend(self, customer_id: str, n: int = 10) -> dict[str, Any]:
+    async def recommend(
+        self,
+        customer_id: str,
+        n: int = 10,
+        exclude: list[str] | None = None,
+        filters: dict[str, Any] | None = None,
+        context: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
         """Return the constant."""
         return self._answer
 

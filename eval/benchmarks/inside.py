@@ -1,7 +1,7 @@
 """The work of an answer without HTTP, timed whole and in stages.
 
 Run as a module in the environment of a worker (one thread a library): takes a bundle version as argument
-and a JSON list of customers on standard input, prints JSON.
+and a JSON list of requests of ``/v1/recommend`` on standard input, prints JSON.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 
 from feature_repo import schema as s
+from serving.api import RecommendRequest
 from serving.loading import Loader
 from serving.metrics import Metrics
 from serving.recommender import Query, Recommender
@@ -27,12 +28,12 @@ from serving.subject import Subject
 
 
 def main(version: str) -> None:
-    """Time the customers of standard input on the bundle ``version``."""
+    """Time the requests of standard input on the bundle ``version``."""
     faiss.omp_set_num_threads(1)
     clock = partial(datetime.now, UTC)
     recommender = Loader(Settings.load(), Metrics(CollectorRegistry()), clock=clock)(version)
     at = clock()
-    queries = [Query(at=at, customer_id=customer) for customer in json.load(sys.stdin)]
+    queries = [RecommendRequest.model_validate(asked).to_query(at) for asked in json.load(sys.stdin)]
     whole = _timed(lambda query: recommender.recommend([query]), queries)
     timings = {"in_process_ms": _percentiles(whole), "stages_ms": stages(recommender, queries)}
     sys.stdout.write(json.dumps(timings))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import perf_counter, process_time
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -19,16 +19,22 @@ from serving.errors import NextbestError
 
 @dataclass(frozen=True)
 class Load:
-    """What one run measured: seconds of each request, of the whole run, and the statuses seen."""
+    """What one run measured: seconds of each request, of the whole run, of the client's CPU, and the statuses seen."""
 
     seconds: tuple[float, ...]
     elapsed: float
+    client: float
     statuses: tuple[int, ...]
 
     @property
     def throughput(self) -> float:
         """Requests a second."""
         return len(self.seconds) / self.elapsed
+
+    @property
+    def busy(self) -> float:
+        """Share of the time in which the client itself was at work; near 1 it measures the client."""
+        return self.client / self.elapsed
 
     def percentile_ms(self, percent: float) -> float:
         """Return a percentile of the latency in milliseconds."""
@@ -56,14 +62,17 @@ async def _run(url: str, bodies: Sequence[bytes], concurrency: int) -> Load:
     host, port = parts.hostname or "", parts.port or 80
     connections = [(await loop.create_connection(_Connection, host, port))[1] for _ in range(concurrency)]
     waiting = iter([request(url, body) for body in bodies])
-    started = perf_counter()
+    started, before = perf_counter(), process_time()
     parted = await asyncio.gather(*(_client(connection, waiting) for connection in connections))
-    elapsed = perf_counter() - started
+    elapsed, client = perf_counter() - started, process_time() - before
     for connection in connections:
         connection.close()
     timed = [pair for part in parted for pair in part]
     return Load(
-        tuple(seconds for seconds, _ in timed), elapsed, tuple(sorted({status for _, status in timed}))
+        tuple(seconds for seconds, _ in timed),
+        elapsed,
+        client,
+        tuple(sorted({status for _, status in timed})),
     )
 
 

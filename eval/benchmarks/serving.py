@@ -1,9 +1,9 @@
 """How much slower than nothing: our service beside services that return a constant answer.
 
-Services run on this machine, one worker each: ours on the live bundle, and those of
-``eval.benchmarks.constant``. Rounds alternate between them, so that what the machine does meanwhile falls on
-all of them; ratios are taken within a round and the median of rounds is reported. The same work is timed in
-process too (``eval.benchmarks.inside``). Everything stays on the loopback address.
+Services run on this machine, one worker each: ours on the live bundle of a home, or on a drawn shop with one online
+store or several, and those of ``eval.benchmarks.constant``. Rounds alternate between them, so that what the machine
+does meanwhile falls on all of them; ratios are taken within a round and the median of rounds is reported. The same work
+is timed in process too (``eval.benchmarks.inside``). Everything stays on the loopback address.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import urllib.request
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,23 +22,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from eval.benchmarks import constant, load
-from feature_repo import schema as s
-from serving.bundle import load as load_bundle
-from serving.errors import ConfigError, NextbestError
-from serving.live import Live
+from eval.benchmarks import constant, figures, load
+from eval.benchmarks.figures import FLOOR, NATIVE, RAW, Round
+from eval.benchmarks.sites import REDIS, SQLITE, DrawnShop, Site, drawn_site, live_site
+from serving.errors import NextbestError
 from serving.process import Service, environment, running
 from serving.settings import Settings
 
 Progress = Callable[[str, int, int], None]
 
-OURS: Final = "ours"
-NATIVE: Final = "native"
-RAW: Final = "raw_asgi"
-FLOOR: Final = "floor"
-CONCURRENCY: Final = 8
-UNKNOWN_SHARE: Final = 0.1
 _WARM_UP: Final = 100
+_SAMPLE: Final = 21
 
 
 def benchmark(
@@ -47,9 +41,11 @@ def benchmark(
     requests: int = 400,
     rounds: int = 5,
     seed: int = 0,
+    drawn: DrawnShop | None = None,
+    http: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
-    """Measure the service of ``settings.home`` and return the figures as JSON values.
+    """Measure the service and return the figures as JSON values.
 
     Parameters
     ----------
@@ -60,81 +56,135 @@ def benchmark(
     rounds
         How often the sides take turns.
     seed
-        Of the draw of customers: Zipf-like (weight 1/rank over a random order), a tenth unknown.
+        Of the draw of requests (``eval.benchmarks.traffic``), and of the drawn shop.
+    drawn
+        A shop to draw and to measure instead of the live bundle, with requests that filter and exclude.
+    http
+        Whether to start services; False times the work in process alone.
+    progress
+        Called with (what, done, all).
+
+    Returns
+    -------
+    dict
+        ``stores`` has the figures of each online store; those of the first stand at the top too. With both,
+        ``sqlite_over_redis`` has the ratios of one to the other. ``client`` tells how busy the load client was
+        (1: all the time) and how many requests a second it could make at that.
 
     Raises
     ------
     ConfigError
-        Nothing is live.
+        Nothing is live, or there is no Redis server for a drawn shop.
     NextbestError
         A service did not come up, or did not answer every request with 200.
     """
-    version = Live.read(settings.live).version(settings.slot)
-    if version is None:
-        raise ConfigError("expected a live bundle to measure, found none; run `nextbest train TABLES`")
-    bundle = load_bundle(settings.bundles, version)
-    customers = draw(bundle.customers[s.CUSTOMER_ID].tolist(), count=requests, seed=seed)
-    bodies = [json.dumps({"customer_id": customer, "n": 10}).encode() for customer in customers]
-    timed: list[dict[str, Any]] = []
+    said = progress or (lambda what, done, total: None)
     with ExitStack() as stack:
-        services = _start(settings, bodies[0], stack)
-        for side, service in services.items():
-            _measure(service, (bodies * (_WARM_UP // len(bodies) + 1))[:_WARM_UP], concurrency=1)
-            if progress is not None:
-                progress("start", list(services).index(side) + 1, len(services))
-        for number in range(rounds):
-            # each side is first, second and last in turn
-            order = np.roll(list(services), number).tolist()
-            timed.append({side: _both(services[side], bodies) for side in order})
-            if progress is not None:
-                progress("rounds", number + 1, rounds)
-        rss = _rss_mb(services[OURS].process.pid)
-    inside = _in_process(settings, version, customers)
+        if drawn is None:
+            site = live_site(settings, requests=requests, seed=seed)
+        else:
+            drawing = drawn_site(settings, drawn, requests=requests, seed=seed, progress=said)
+            site = stack.enter_context(drawing)
+        stores: dict[str, dict[str, Any]] = {store: {} for store in site.stores}
+        over_http: dict[str, Any] = {}
+        if http:
+            timed, found = _over_http(site, rounds, said)
+            stores = {store: {**figures.summary(timed, store), **found[store]} for store in site.stores}
+            over_http = {
+                **(
+                    {"sqlite_over_redis": figures.medians(figures.over(timed, SQLITE, REDIS))}
+                    if len(stores) > 1
+                    else {}
+                ),
+                "client": figures.client(timed),
+                "rounds": timed,
+                "concurrency": list(figures.CONCURRENCY),
+                "constant_source": inspect.getsource(constant),
+            }
+            if {SQLITE, REDIS} <= stores.keys():
+                over_http["sqlite_over_redis"] = figures.medians(figures.over(timed, SQLITE, REDIS))
+        for number, store in enumerate(site.stores, start=1):
+            stores[store] |= _in_process(site, store)
+            said("in process", number, len(stores))
     return {
-        **_summary(timed),
-        **inside,
-        "rounds": timed,
-        "rss_mb": rss,
+        **next(iter(stores.values())),
+        "stores": stores,
+        **site.told,
         "requests": requests,
-        "bundle": bundle.tag,
-        "products": len(bundle.catalog),
-        "customers": len(bundle.customers),
-        "constant_source": inspect.getsource(constant),
+        **over_http,
     }
 
 
-def draw(customers: Sequence[str], *, count: int, seed: int) -> list[str]:
-    """Draw customers as they come to a shop: few often, most rarely, and some never seen before."""
-    rng = np.random.default_rng(seed)
-    weights = 1.0 / np.arange(1, len(customers) + 1)
-    known = rng.choice(
-        rng.permutation(np.array(customers, dtype=object)), size=count, p=weights / weights.sum()
-    )
-    unknown = rng.random(count) < UNKNOWN_SHARE
-    return [f"unknown-{i}" if unknown[i] else str(known[i]) for i in range(count)]
+def _over_http(site: Site, rounds: int, said: Progress) -> tuple[list[Round], dict[str, dict[str, Any]]]:
+    """Return the figures of all sides, round by round, and what else was found of each store's service."""
+    bodies = [json.dumps(request).encode() for request in site.requests]
+    timed: list[Round] = []
+    with ExitStack() as stack:
+        services = _start(site, bodies, stack)
+        for number, service in enumerate(services.values(), start=1):
+            _measure(service, (bodies * (_WARM_UP // len(bodies) + 1))[:_WARM_UP], concurrency=1)
+            said("start", number, len(services))
+        for number in range(rounds):
+            # each side is first, second and last in turn
+            order = np.roll(list(services), number).tolist()
+            timed.append({side: _all(services[side], bodies) for side in order})
+            said("rounds", number + 1, rounds)
+        found = {
+            store: {
+                "rss_mb": _rss_mb(services[store].process.pid),
+                "degraded_reads": _degraded(services[store]),
+            }
+            for store in site.stores
+        }
+    return timed, found
 
 
-def _start(settings: Settings, body: bytes, stack: ExitStack) -> Mapping[str, Service]:
+def _start(site: Site, bodies: Sequence[bytes], stack: ExitStack) -> dict[str, Service]:
     """Start the services, in BentoML homes of their own beside whatever else is served here."""
     directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextbest-benchmark-")))
-    begin = partial(_begin, settings, stack, directory)
-    (directory / OURS).mkdir()
-    (directory / OURS / "models").symlink_to(settings.bundles.parent, target_is_directory=True)
-    ours = begin(OURS, "serving.service:Nextbest", "/readyz")
+    begin = partial(_begin, stack, directory)
+    services = {}
+    for store, settings in site.stores.items():
+        (directory / store).mkdir()
+        (directory / store / "models").symlink_to(site.bundles.parent, target_is_directory=True)
+        services[store] = begin(settings, store, "serving.service:Nextbest", "/readyz")
+    foremost = next(iter(site.stores))
     answer = directory / "answer.json"
-    answer.write_bytes(_ask(ours, body))
-    native = begin(NATIVE, "eval.benchmarks.constant:Native", "/livez", answer)
-    raw = begin(RAW, "eval.benchmarks.constant:Raw", "/livez", answer)
-    floor = begin(FLOOR, "eval.benchmarks.constant:Floor", "/livez", answer)
-    return {OURS: ours, NATIVE: native, RAW: raw, FLOOR: floor}
+    answers = [_ask(services[foremost], body) for body in bodies[:_SAMPLE]]
+    answer.write_bytes(sorted(answers, key=len)[len(answers) // 2])
+    for side, name in ((NATIVE, "Native"), (RAW, "Raw"), (FLOOR, "Floor")):
+        service = f"eval.benchmarks.constant:{name}"
+        services[side] = begin(site.stores[foremost], side, service, "/livez", answer)
+    return services
 
 
-def _in_process(settings: Settings, version: str, customers: Sequence[str]) -> dict[str, Any]:
+def _begin(
+    stack: ExitStack,
+    directory: Path,
+    settings: Settings,
+    side: str,
+    service: str,
+    wait: str,
+    answer: Path | None = None,
+) -> Service:
+    extra = {**_places(settings, directory / side), constant.ANSWER: str(answer or "")}
+    return stack.enter_context(
+        running(settings.model_copy(update={"api_keys": ()}), service=service, extra=extra, wait=wait)
+    )
+
+
+def _places(settings: Settings, bentoml_home: Path) -> dict[str, str]:
+    """Return the variables of a process that must not come from the environment of this one."""
+    return {"BENTOML_HOME": str(bentoml_home), "NEXTBEST_REDIS_URL": settings.redis_url or ""}
+
+
+def _in_process(site: Site, store: str) -> dict[str, Any]:
     """Time the work without HTTP, in a process with the environment of a worker."""
+    settings = site.stores[store]
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "eval.benchmarks.inside", version],
-        input=json.dumps(customers).encode(),
-        env=environment(settings),
+        [sys.executable, "-W", "ignore", "-m", "eval.benchmarks.inside", site.version],
+        input=json.dumps(site.requests).encode(),
+        env={**environment(settings), **_places(settings, site.bundles.parent.parent)},
         capture_output=True,
         check=False,
     )
@@ -142,21 +192,6 @@ def _in_process(settings: Settings, version: str, customers: Sequence[str]) -> d
         raise NextbestError(f"expected in-process timings, found:\n{done.stderr.decode()[-2000:]}")
     timings: dict[str, Any] = json.loads(done.stdout)
     return timings
-
-
-def _begin(
-    settings: Settings,
-    stack: ExitStack,
-    directory: Path,
-    side: str,
-    service: str,
-    wait: str,
-    answer: Path | None = None,
-) -> Service:
-    extra = {"BENTOML_HOME": str(directory / side), constant.ANSWER: str(answer or "")}
-    return stack.enter_context(
-        running(settings.model_copy(update={"api_keys": ()}), service=service, extra=extra, wait=wait)
-    )
 
 
 def _ask(service: Service, body: bytes) -> bytes:
@@ -174,37 +209,16 @@ def _measure(service: Service, bodies: Sequence[bytes], *, concurrency: int) -> 
     return measured
 
 
-def _both(service: Service, bodies: Sequence[bytes]) -> dict[str, float]:
-    one, many = _measure(service, bodies, concurrency=1), _measure(service, bodies, concurrency=CONCURRENCY)
-    return {
-        "p50_ms_c1": one.percentile_ms(50),
-        "p99_ms_c1": one.percentile_ms(99),
-        "p50_ms_c8": many.percentile_ms(50),
-        "p99_ms_c8": many.percentile_ms(99),
-        "throughput_c8": many.throughput,
-    }
+def _all(service: Service, bodies: Sequence[bytes]) -> dict[str, float]:
+    return figures.of({c: _measure(service, bodies, concurrency=c) for c in figures.CONCURRENCY})
 
 
-def _summary(timed: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
-    def over(side: str, figure: str) -> list[float]:
-        return [one[OURS][figure] / one[side][figure] for one in timed]
-
-    ratios = {
-        "p50_c1": over(NATIVE, "p50_ms_c1"),
-        "throughput_c8": over(NATIVE, "throughput_c8"),
-        "p50_c1_raw_asgi": over(RAW, "p50_ms_c1"),
-        "p50_c1_floor": over(FLOOR, "p50_ms_c1"),
-    }
-    return {
-        "ratios": {name: float(np.median(found)) for name, found in ratios.items()},
-        "spread": {name: [min(found), max(found)] for name, found in ratios.items()},
-        "medians": {
-            side: {
-                figure: float(np.median([one[side][figure] for one in timed])) for figure in timed[0][side]
-            }
-            for side in (OURS, NATIVE, RAW, FLOOR)
-        },
-    }
+def _degraded(service: Service) -> int:
+    """Return how many answers went without the features of the customer: they are no measure of the others."""
+    with urllib.request.urlopen(f"{service.url}/metrics", timeout=10) as response:
+        lines = response.read().decode().splitlines()
+    counts = [line.rpartition(" ")[2] for line in lines if line.startswith("nextbest_degraded_reads_total")]
+    return int(sum(map(float, counts)))
 
 
 def _rss_mb(parent: int) -> float | None:

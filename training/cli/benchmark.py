@@ -7,6 +7,7 @@ output can be piped. Deliberately absent: any judgement of the figures.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -37,13 +38,46 @@ def serving_command(
         int, typer.Option(min=10, max=100_000, help="Requests a side, a concurrency and a round.")
     ] = 400,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="How often the sides take turns.")] = 5,
-    seed: Annotated[int, typer.Option(help="Seed of the draw of customers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the requests, and of the drawn shop.")] = 0,
+    in_process: Annotated[
+        bool, typer.Option("--in-process", help="Time the work without HTTP alone; start no services.")
+    ] = False,
+    drawn: Annotated[
+        bool, typer.Option("--drawn", help="Measure a drawn shop instead, with filters and exclusions.")
+    ] = False,
+    store: Annotated[
+        str | None, typer.Option(help="Its online stores, with commas. [default: redis,sqlite]")
+    ] = None,
+    products: Annotated[int | None, typer.Option(help="Its products. [default: 50000]")] = None,
+    dimensions: Annotated[int | None, typer.Option(help="Of its vectors. [default: 64]")] = None,
+    customers: Annotated[int | None, typer.Option(help="Its customers. [default: 200000]")] = None,
+    history: Annotated[int | None, typer.Option(help="Recent events of each. [default: 50]")] = None,
 ) -> None:
-    """Measure the service on the live bundle beside services that return a constant answer."""
+    """Measure the service on the live bundle, or on a drawn shop, beside services that return a constant answer."""
     from eval.benchmarks.serving import benchmark
+    from eval.benchmarks.shop import Size
+    from eval.benchmarks.sites import DrawnShop
 
+    size = {"products": products, "dimensions": dimensions, "customers": customers, "history": history}
+    given = {name: number for name, number in size.items() if number is not None}
+    shop: DrawnShop | None = None
+    if drawn:
+        shop = DrawnShop(Size(**given), datetime.now(UTC))
+        if store is not None:
+            shop = replace(shop, stores=tuple(name.strip() for name in store.split(",")))
+    elif given or store is not None:
+        found = ", ".join(f"--{name}" for name in [*given, *(["store"] if store is not None else [])])
+        raise ConfigError(f"expected a drawn shop with {found}, found no --drawn; add it")
     with shown() as progress:
-        result = benchmark(Settings.load(), requests=requests, rounds=rounds, seed=seed, progress=progress)
+        result = benchmark(
+            Settings.load(),
+            requests=requests,
+            rounds=rounds,
+            seed=seed,
+            drawn=shop,
+            http=not in_process,
+            progress=progress,
+        )
     typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
 
 

@@ -134,7 +134,7 @@ def test_live_bundle_is_measured(published: Published) -> None:
     assert result["ratios"].keys() >= RATIOS | {"p50_c1_raw_asgi", "p50_c1_floor"}
     assert all(ratio > 0 for ratio in result["ratios"].values())
     assert result["in_process_ms"]["p50"] > 0
-    assert {"feature_read", "encode", "search"} <= result["stages_ms"].keys()
+    assert {"features", "encode", "search"} <= result["stages_ms"].keys()
     assert "class" in result["constant_source"]
     assert list(result["stores"]) == ["sqlite"]
     assert "sqlite_over_redis" not in result
@@ -162,7 +162,7 @@ def test_drawn_shop_is_measured_on_both_stores(monkeypatch: pytest.MonkeyPatch, 
         assert all(own["spread"][name][0] <= own["ratios"][name] <= own["spread"][name][1] for name in RATIOS)
         assert own["medians"].keys() == {"ours", "native", "raw_asgi", "floor"}
         assert 0 < own["in_process_ms"]["p50"] <= own["in_process_ms"]["p99"]
-        assert min(own["stages_ms"][stage] for stage in ("feature_read", "encode", "search")) > 0
+        assert min(own["stages_ms"][stage] for stage in ("features", "encode", "search")) > 0
         assert own["degraded_reads"] == 0
     assert all(result[name] == value for name, value in result["stores"]["redis"].items())
     assert result["sqlite_over_redis"].keys() == RATIOS

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from time import perf_counter
@@ -17,14 +18,12 @@ import faiss
 import numpy as np
 from prometheus_client import CollectorRegistry
 
-from feature_repo import schema as s
 from serving.api import RecommendRequest
 from serving.loading import Loader
 from serving.metrics import Metrics
 from serving.recommender import Query, Recommender
 from serving.settings import Settings
-from serving.sources import Vectors, bought, personal
-from serving.subject import Subject
+from serving.stages import watched
 
 
 def main(version: str) -> None:
@@ -34,51 +33,23 @@ def main(version: str) -> None:
     recommender = Loader(Settings.load(), Metrics(CollectorRegistry()), clock=clock)(version)
     at = clock()
     queries = [RecommendRequest.model_validate(asked).to_query(at) for asked in json.load(sys.stdin)]
-    whole = _timed(lambda query: recommender.recommend([query]), queries)
-    timings = {"in_process_ms": _percentiles(whole), "stages_ms": stages(recommender, queries)}
+    seconds, parts = timed(recommender, queries)
+    timings = {"in_process_ms": _percentiles(seconds), "stages_ms": parts}
     sys.stdout.write(json.dumps(timings))
 
 
-def stages(recommender: Recommender, queries: Sequence[Query]) -> dict[str, float]:
-    """Return the median milliseconds of each part of an answer; ``rest`` is the whole less the parts."""
-    bundle = recommender.bundle
-    rows = {customer: row for row, customer in enumerate(bundle.customers[s.CUSTOMER_ID].tolist())}
-    source = personal(bundle)
-    vectors = source if isinstance(source, Vectors) else None
-    parts: dict[str, list[float]] = {"feature_read": [], "encode": [], "search": [], "total": []}
-    for query in queries:
-        customer = query.customer_id or ""
-        start = perf_counter()
-        state = recommender.features.read([customer], query.at)[0]
-        parts["feature_read"].append(perf_counter() - start)
-        if vectors is not None and bundle.index is not None:
-            row = rows.get(customer)
-            own = bought(bundle, row, state.history)
-            nothing = np.empty(0, dtype=np.int32)
-            subject = Subject(row, state.segment, state.history, nothing, own, query.at, features=state.row)
-            allowed = bundle.catalog.on_sale(query.at)
-            start = perf_counter()
-            vector = vectors.vector(subject)
-            parts["encode"].append(perf_counter() - start)
-            if vector is not None:
-                start = perf_counter()
-                bundle.index.search(vector[None, :], query.n, allowed=allowed)
-                parts["search"].append(perf_counter() - start)
-        start = perf_counter()
-        recommender.answer(query, state)
-        parts["total"].append(parts["feature_read"][-1] + perf_counter() - start)
-    medians = {name: float(np.median(found)) * 1000.0 if found else 0.0 for name, found in parts.items()}
-    total = medians.pop("total")
-    return {**medians, "rest": max(total - sum(medians.values()), 0.0)}
-
-
-def _timed(work: Callable[[Query], object], queries: Sequence[Query]) -> list[float]:
-    seconds = []
+def timed(recommender: Recommender, queries: Sequence[Query]) -> tuple[list[float], dict[str, float]]:
+    """Return the seconds of each answer, and the mean milliseconds of each stage; ``rest`` is what is in none."""
+    seconds: list[float] = []
+    parts: Counter[str] = Counter()
     for query in queries:
         start = perf_counter()
-        work(query)
+        with watched() as stages:
+            recommender.recommend([query])
         seconds.append(perf_counter() - start)
-    return seconds
+        parts.update(stages)
+    means = {name: spent * 1000.0 / len(queries) for name, spent in parts.items()}
+    return seconds, {**means, "rest": float(np.mean(seconds)) * 1000.0 - sum(means.values())}
 
 
 def _percentiles(seconds: Sequence[float]) -> dict[str, float]:

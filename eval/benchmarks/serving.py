@@ -91,11 +91,6 @@ def benchmark(
             timed, found = _over_http(site, rounds, said)
             stores = {store: {**figures.summary(timed, store), **found[store]} for store in site.stores}
             over_http = {
-                **(
-                    {"sqlite_over_redis": figures.medians(figures.over(timed, SQLITE, REDIS))}
-                    if len(stores) > 1
-                    else {}
-                ),
                 "client": figures.client(timed),
                 "rounds": timed,
                 "concurrency": list(figures.CONCURRENCY),

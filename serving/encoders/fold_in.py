@@ -78,8 +78,9 @@ class FoldIn:
     def solve(self, products: Int32, extra: Float64) -> Float64:
         """Solve (YᵀY + λI + Σ (c−1) y yᵀ) x = Σ c y for the rows ``products`` with c − 1 = ``extra``."""
         rows = np.asarray(self._vectors[products], dtype=np.float64)
-        right = rows.T @ (1.0 + extra)
         half = rows @ self._inverse
-        base = self._inverse @ right
-        small = half @ rows.T + np.diag(1.0 / extra)
-        return np.asarray(base - half.T @ np.linalg.solve(small, rows @ base))
+        gram = half @ rows.T  # what the d × d system says of the m products alone
+        confidence = 1.0 + extra
+        told = gram @ confidence
+        gram.flat[:: len(gram) + 1] += 1.0 / extra
+        return np.asarray((confidence - np.linalg.solve(gram, told)) @ half)

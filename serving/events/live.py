@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from feature_repo.store import open_store
+from typing import TYPE_CHECKING, Final
+
+from feature_repo import names as v
+from feature_repo import store as feature_store
 from serving.events.consumer import Consumer, ConsumerThread
 from serving.events.exposures import ExposureBuffer, settle
 from serving.events.log import EventLog, open_log
-from serving.events.rows import RecentRows
+from serving.events.rows import RecentRows, histories
 from serving.events.states import SqliteStates, States
 from serving.events.streams import now_micros
 from serving.overlay import Overlay
 from serving.settings import Settings
+
+if TYPE_CHECKING:
+    from feast import FeatureStore
+
+    from feature_repo.build import FeatureSet
+
+_ROWS: Final = 5_000
 
 
 class LiveEvents:
@@ -57,13 +67,34 @@ def consumer(settings: Settings, log: EventLog) -> Consumer:
     """Return a consumer of ``log`` for the online store that the settings name."""
     return Consumer(
         log,
-        _states(settings),
-        RecentRows(lambda: open_store(settings.store, offline=False)),
+        states(settings),
+        RecentRows(lambda: feature_store.open_store(settings.store, offline=False)),
         clock=now_micros,
     )
 
 
-def _states(settings: Settings) -> States:
+def bring_online(settings: Settings, store: FeatureStore, features: FeatureSet) -> dict[str, int]:
+    """Bring features online, and recent histories with all that was logged since; return the rows by view.
+
+    Raises
+    ------
+    FeatureUnavailable, EventLogUnavailable
+        A store did not take them; to be done again.
+    """
+    written = feature_store.materialise(store, features)
+    rows = feature_store.latest(features, v.CUSTOMER_RECENT)
+    log = event_log(settings)
+    folding = consumer(settings, log)
+    try:
+        folding.rebuild(histories(rows.iloc[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
+    finally:
+        folding.close()
+        log.close()
+    return {**written, v.CUSTOMER_RECENT: len(rows)}
+
+
+def states(settings: Settings) -> States:
+    """Return where the consumer that the settings name keeps its fold."""
     if settings.redis_url is None:
         return SqliteStates(settings.events / "state.db")
     from serving.events.redis_states import RedisStates

@@ -105,11 +105,16 @@ class Connection(asyncio.Protocol):
     def ask(self, wanted: bytes) -> asyncio.Future[Answer]:
         """Send a request; the future gives its answer, NextbestError when the connection closes before."""
         self._answer = asyncio.get_running_loop().create_future()
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or not self.is_open:
             self._answer.set_exception(_closed())
         else:
             self._transport.write(wanted)
         return self._answer
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked: a server closes what is idle for long."""
+        return self._transport is not None and not self._transport.is_closing()
 
     def close(self) -> None:
         """Close it."""

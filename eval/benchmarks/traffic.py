@@ -66,7 +66,7 @@ class Client:
         """Post ``body``; None when nothing came back."""
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                if self._held is None:
+                if self._held is None or not self._held.is_open:
                     self._held = await connect(self._url)
                 answer = await self._held.ask(request(self._url + path, json.dumps(body).encode()))
         except TimeoutError:

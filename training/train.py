@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from eval.split import Split
-from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo import store as feature_store
 from feature_repo.build import EngineOf, FeatureSet, build
@@ -31,7 +30,7 @@ from training.publish import publish
 from training.recipe import Recipe, TrainConfig
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    pass
 
 Progress = Callable[[str, int, int], None]
 

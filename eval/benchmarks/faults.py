@@ -118,7 +118,9 @@ class Trial:
             found["parent"] = self._kills(service, "parent", kills, lambda _: service.kill_parent())
             if self._redis is not None:
                 redis = self._redis
-                found["redis"] = self._away(service, "redis", [_DOWN_SECONDS] * kills, redis.kill, redis.start)
+                found["redis"] = self._away(
+                    service, "redis", [_DOWN_SECONDS] * kills, redis.kill, redis.start
+                )
                 waits = [outage] if outage else []
                 found["outage"] = self._away(service, "outage", waits, redis.kill, redis.start)
                 waits = [hang] if hang else []

@@ -109,7 +109,8 @@ async def _one(client: Client, customer: str) -> float:
     while bought in await _shown(client, customer):
         if perf_counter() - acknowledged > _PATIENCE_SECONDS:
             raise NextbestError(
-                f"expected a purchase to count within {_PATIENCE_SECONDS:.0f} s, found {bought} shown to {customer} still"
+                f"expected a purchase to count within {_PATIENCE_SECONDS:.0f} s, found {bought} shown to {customer} "
+                "still; see the service's log"
             )
         await asyncio.sleep(_LOOK_SECONDS)
     return perf_counter() - acknowledged

@@ -57,14 +57,14 @@ def examine(home: OwnHome, seen: Sequence[Seen]) -> tuple[dict[str, Any], list[s
         lost = log.exposures_lost()
     finally:
         log.close()
-    answered, broken = of_answers(seen)
+    broken = of_answers(seen)
     told, more = of_events([entry.record.event_id for entry in events], seen)
     shown, yet_more = of_exposures([entry.record.request_id for entry in exposures], lost, seen)
     rows, most = of_rows(home, events)
-    return {**answered, **told, **shown, **rows}, [*broken, *more, *yet_more, *most]
+    return {**told, **shown, **rows}, [*broken, *more, *yet_more, *most]
 
 
-def of_answers(seen: Sequence[Seen]) -> tuple[dict[str, Any], list[str]]:
+def of_answers(seen: Sequence[Seen]) -> list[str]:
     """No recommendation may fail for a fault of the log; whoever is turned away is told when to come again."""
     wrong = [text for one in seen for text in one.wrong]
     broken = [f"an acknowledged event was not taken: {text}" for text in wrong[:3]]
@@ -76,7 +76,7 @@ def of_answers(seen: Sequence[Seen]) -> tuple[dict[str, Any], list[str]]:
                 broken.append(f"{path}: {outcome} {count} times")
         if one.without_retry:
             broken.append(f"{one.without_retry} answers of 429 or 503 came without Retry-After")
-    return {}, broken
+    return broken
 
 
 def of_events(logged: Sequence[str], seen: Sequence[Seen]) -> tuple[dict[str, Any], list[str]]:

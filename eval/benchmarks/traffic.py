@@ -70,9 +70,11 @@ class Client:
                     self._held = await connect(self._url)
                 answer = await self._held.ask(request(self._url + path, json.dumps(body).encode()))
         except TimeoutError:
-            return self._nothing(path, LATE)
+            self._broke(path, LATE)
+            return None
         except (OSError, NextbestError):
-            return self._nothing(path, NOTHING)
+            self._broke(path, NOTHING)
+            return None
         outcome = str(answer.status)
         if answer.status != 200:
             outcome += f" {json.loads(answer.body)['error']['code']}"
@@ -86,7 +88,7 @@ class Client:
             self._held.close()
             self._held = None
 
-    def _nothing(self, path: str, outcome: str) -> None:
+    def _broke(self, path: str, outcome: str) -> None:
         self._seen.answers[path, outcome] += 1
         self.close()
 

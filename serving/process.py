@@ -1,8 +1,8 @@
 """The service as a process: its environment, its start, and its certain end.
 
 BentoML's supervisor starts workers in sessions of their own, and killing the supervisor would leave them
-answering on the port; so each worker watches its parent and exits with it. ``start_service`` and ``running``
-are what the demo, the benchmarks and the tests run the service with.
+answering on the port; so each worker watches its parent and exits with it. ``start_service``, ``running`` and
+``spawn`` are what the demo, the benchmarks and the tests run the service with.
 """
 
 from __future__ import annotations
@@ -106,6 +106,15 @@ class Service:
     process: subprocess.Popen[bytes]
     log: Path
 
+    @property
+    def workers(self) -> list[int]:
+        """The ids of its worker processes, those that start included; empty where there is no ``/proc``."""
+        children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
+        try:
+            return [int(pid) for pid in children.read_text().split()]
+        except OSError:  # ended, or another system
+            return []
+
     def last_lines(self) -> str:
         """Return the end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
@@ -153,22 +162,35 @@ def running(
     check_port("127.0.0.1", port)
     with tempfile.TemporaryDirectory(prefix="nextbest-serve-") as directory:
         log = Path(directory) / "service.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
-                command(host="127.0.0.1", port=port, service=service),
-                env={**environment(settings, workers=workers, service=service), **(extra or {})},
-                cwd=Path(__file__).resolve().parent.parent,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        started = Service(f"http://127.0.0.1:{port}", process, log)
+        started = spawn(settings, port=port, log=log, workers=workers, service=service, extra=extra)
         try:
             _await(started, wait, seconds)
             yield started
         finally:
-            stop(process)
+            stop(started.process)
+
+
+def spawn(
+    settings: Settings,
+    *,
+    port: int,
+    log: Path,
+    workers: int = 1,
+    service: str = SERVICE,
+    extra: Mapping[str, str] | None = None,
+) -> Service:
+    """Start a service on the loopback address and wait for nothing; ``log`` is gone on with. See ``running``."""
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command(host="127.0.0.1", port=port, service=service),
+            env={**environment(settings, workers=workers, service=service), **(extra or {})},
+            cwd=Path(__file__).resolve().parent.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    return Service(f"http://127.0.0.1:{port}", process, log)
 
 
 def stop(process: subprocess.Popen[bytes], seconds: float = _STOP_SECONDS) -> None:

@@ -64,7 +64,7 @@ class Nextbest:
         settings = Settings.load()
         metrics = Metrics()
         clock = partial(datetime.now, UTC)
-        self._events = LiveEvents(settings)
+        self._events = LiveEvents(settings, lost=partial(metrics.exposed, "lost"))
         self._follower = Follower(
             settings.live,
             settings.slot,

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from feature_repo.store import StoreConfig, redis_options
 from serving.errors import ConfigError
+from serving.events.streams import KNOWN_DAYS
 
 #: Variables of the project that are no settings of a running Nextbest.
 _OTHERS = {"NEXTBEST_REALDATA"}
@@ -38,6 +39,8 @@ class Settings(BaseSettings):
     request_limit_bytes: int = Field(default=1_000_000, gt=0)
     concurrency_limit: int = Field(default=64, gt=0)
     events_poll_seconds: float = Field(default=0.1, gt=0, le=60)
+    #: Events and exposures older than this are removed from the log: export them before (`nextbest events export`).
+    events_keep_days: int = Field(default=400, ge=KNOWN_DAYS, le=36_500)
 
     def model_post_init(self, context: Any) -> None:
         """Make the home absolute, once."""

@@ -17,6 +17,7 @@ from feature_repo import schema as s
 from feature_repo.names import HISTORY_LENGTH
 from serving.errors import FeatureUnavailable
 from serving.events import DISMISS, IMPRESSION, EventLog, open_log
+from serving.events import EVENTS as LOGGED
 from serving.events.consumer import BATCH, Consumer, ConsumerThread
 from serving.events.fold import Lines, folded, key_of, line_of, merged, session_key
 from serving.events.records import Event
@@ -278,3 +279,48 @@ def test_sessions_end_a_day_later_and_customers_stay(kind: str, own_redis: str) 
         assert consumer.sweep() == 1
         assert set(shelf.held) == {"a"}
         consumer.close()
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "redis"])
+def test_what_is_old_and_folded_is_trimmed(kind: str, own_redis: str) -> None:
+    with opened(kind, own_redis) as (log, directory):
+        shelf = Shelf({})
+        consumer = Consumer(log, states_of(kind, directory, own_redis), shelf, clock=lambda: START)
+        log.append_events([event(number) for number in range(4)])
+        entries = log.read(LOGGED, after=None, limit=10)
+        assert consumer.trim(2**53) == 0, "nothing is folded yet"
+        assert consumer.step() == 4
+        log.append_events([event(4)])
+        assert consumer.trim(entries[1].logged_at) == 1
+        assert consumer.trim(2**53) == 3, "what is not folded stays, however old"
+        assert consumer.step() == 1
+        assert len(shelf.held["a"]) == 1
+        consumer.close()
+
+
+def test_chores_are_done_however_busy_the_consumer_is() -> None:
+    """Old sessions end and chores are done beside a log that never runs dry."""
+    old = 25 * 3_600 * 1_000_000
+    with opened("sqlite", "") as (log, directory):
+        shelf, now, chores = Shelf({}), [START], []
+        states = states_of("sqlite", directory, "")
+        consumer = Consumer(log, states, shelf, clock=lambda: now[0])
+        sessions = [event(number, who=f"~{number}") for number in range(2 * BATCH + 3)]
+        log.append_events(sessions)
+        while consumer.step():
+            pass
+        now[0] += old
+        numbers = itertools.count(len(sessions))
+        step = consumer.step
+
+        def busy() -> int | None:
+            log.append_events([event(next(numbers), who="busy", at=START + next(numbers))])
+            return step()
+
+        consumer.step = busy  # type: ignore[method-assign]
+        thread = ConsumerThread(
+            consumer, poll_seconds=0.001, chores=lambda: chores.append(1), chore_seconds=0.05
+        )
+        thread.start()
+        until(lambda: set(shelf.held) == {"busy"} and len(chores) > 4)
+        thread.stop()

@@ -1,32 +1,20 @@
-"""Events over HTTP against a service of two workers: what was told counts at once, survives kills, and counts once."""
+"""Events over HTTP against a service of two workers: what was told counts at once, and once."""
 
 from __future__ import annotations
 
-import itertools
 import json
-import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.build import FeatureSet
-from feature_repo.store import latest, open_store
 from feature_repo.tables import Tables
 from serving.events import EVENTS, EXPOSURES, open_log
-from serving.events.consumer import Consumer
-from serving.events.fold import Lines
-from serving.events.live import consumer
-from serving.events.rows import RecentRows, histories
-from serving.events.states import SqliteStates
 from serving.process import Service, running
 from serving.settings import Settings
 from tests.conftest import Published
@@ -136,95 +124,6 @@ def test_out_of_stock_is_gone_from_every_worker_and_stays_gone(home: Settings) -
         assert all(product not in shown(service, customer_id=customer) for _ in range(30))
         ask(service, {"products": [{"product_id": product, "available": True}]}, "/v1/products")
         until(lambda: product in shown(service, customer_id=customer))
-
-
-def replayed(settings: Settings) -> tuple[dict[str, Lines], dict[str, Lines]]:
-    """Return the rows that are online and those of a clean replay, of every customer and session in the log."""
-    log = open_log(settings.events)
-    entries = log.read(EVENTS, after=None, limit=100_000)
-    keys = sorted({str(e.record.customer_id) for e in entries if e.record.customer_id is not None})
-    rows = RecentRows(lambda: open_store(settings.store, offline=False))
-    online = rows.read(keys)
-    job: Consumer = consumer(settings, log)
-    job.rebuild([histories(latest(FeatureSet.read(settings.features), v.CUSTOMER_RECENT))])
-    job.close()
-    log.close()
-    return online, RecentRows(lambda: open_store(settings.store, offline=False)).read(keys)
-
-
-def told_under_load(service: Service, victims: Callable[[], int], numbers: Iterator[int]) -> list[str]:
-    """Tell 25 events one by one, and kill a process in the middle; return the ids of the acknowledged ones."""
-    acknowledged = []
-    for turn in range(25):
-        number = next(numbers)
-        event = {
-            "event_id": f"kill-{number}",
-            "customer_id": f"loaded-{number % 7}",
-            "product_id": f"p{number % 40:04d}",
-            "kind": "view",
-        }
-        if turn == 12:
-            os.kill(victims(), signal.SIGKILL)
-        try:
-            status, _, _ = call(f"{service.url}/v1/feedback", {"events": [event]})
-        except OSError:
-            continue  # not acknowledged
-        if status == 200:
-            acknowledged.append(event["event_id"])
-    return acknowledged
-
-
-def check_nothing_lost_or_doubled(settings: Settings, acknowledged: list[str]) -> None:
-    log = open_log(settings.events)
-    ids = [entry.record.event_id for entry in log.read(EVENTS, after=None, limit=100_000)]
-    log.close()
-    assert len(ids) == len(set(ids))
-    assert len(acknowledged) > 30
-    assert set(acknowledged) <= set(ids), "what was acknowledged is there"
-    with running(settings):  # folds what was left
-        until(lambda: position(settings) == ids_offset(settings))
-    online, clean = replayed(settings)
-    assert online == clean
-    assert {f"loaded-{number}" for number in range(7)} <= set(online)
-
-
-@pytest.mark.slow
-def test_workers_killed_under_load_lose_and_double_nothing(home: Settings) -> None:
-    numbers, acknowledged = itertools.count(), []
-    with running(home, workers=2) as service:
-        for kill in range(3):
-            ready(service)
-            acknowledged += told_under_load(
-                service, partial(lambda k: workers(service)[k % 2], kill), numbers
-            )
-    check_nothing_lost_or_doubled(home, acknowledged)
-
-
-@pytest.mark.slow
-def test_the_parent_killed_under_load_loses_and_doubles_nothing(home: Settings) -> None:
-    """Started again each time, as a supervisor would."""
-    numbers, acknowledged = itertools.count(10_000), []
-    for _ in range(3):
-        with running(home, workers=2) as service:
-            ready(service)
-            acknowledged += told_under_load(service, partial(int, service.process.pid), numbers)
-    check_nothing_lost_or_doubled(home, acknowledged)
-
-
-def position(settings: Settings) -> str | None:
-    states = SqliteStates(settings.events / "state.db")
-    try:
-        return states.position().offset
-    finally:
-        states.close()
-
-
-def ids_offset(settings: Settings) -> str | None:
-    log = open_log(settings.events)
-    try:
-        return log.read(EVENTS, after=None, limit=100_000)[-1].offset
-    finally:
-        log.close()
 
 
 def test_what_was_shown_is_recorded(service: Service, home: Settings) -> None:

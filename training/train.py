@@ -9,10 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from eval.split import Split
-from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo import store as feature_store
 from feature_repo.build import EngineOf, FeatureSet, build
@@ -21,8 +20,7 @@ from feature_repo.features import schema_hash
 from feature_repo.tables import Tables
 from serving.bundle import sweep, verify
 from serving.errors import ConfigError, DataError, NextbestError
-from serving.events.live import consumer, event_log
-from serving.events.rows import histories
+from serving.events.live import bring_online
 from serving.live import Live
 from serving.settings import Settings
 from training.assemble import assemble
@@ -32,10 +30,9 @@ from training.publish import publish
 from training.recipe import Recipe, TrainConfig
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
+    pass
 
 Progress = Callable[[str, int, int], None]
-_ROWS: Final = 5_000
 
 
 @dataclass(frozen=True)
@@ -67,7 +64,7 @@ def build_features(
     """Build the offline features, register them with Feast and bring the newest rows online."""
     features = build(tables, settings.features, as_of=as_of, engine=engine, progress=progress)
     store = feature_store.apply(settings.store, features)
-    return features, online(settings, store, features)
+    return features, bring_online(settings, store, features)
 
 
 def current_features(settings: Settings, tables: Tables, progress: Progress | None = None) -> FeatureSet:
@@ -89,28 +86,8 @@ def current_features(settings: Settings, tables: Tables, progress: Progress | No
         return build_features(settings, tables, progress=progress)[0]
     store = feature_store.apply(settings.store, features)
     if not feature_store.is_online(store, features):
-        online(settings, store, features)
+        bring_online(settings, store, features)
     return features
-
-
-def online(settings: Settings, store: FeatureStore, features: FeatureSet) -> dict[str, int]:
-    """Bring features online, and recent histories with all that was logged since; return the rows by view.
-
-    Raises
-    ------
-    FeatureUnavailable, EventLogUnavailable
-        A store did not take them; to be done again.
-    """
-    written = feature_store.materialise(store, features)
-    rows = feature_store.latest(features, v.CUSTOMER_RECENT)
-    log = event_log(settings)
-    folding = consumer(settings, log)
-    try:
-        folding.rebuild(histories(rows.iloc[start : start + _ROWS]) for start in range(0, len(rows), _ROWS))
-    finally:
-        folding.close()
-        log.close()
-    return {**written, v.CUSTOMER_RECENT: len(rows)}
 
 
 @contextmanager

@@ -18,6 +18,20 @@ from serving.errors import NextbestError
 
 
 @dataclass(frozen=True)
+class Answer:
+    """One answer: its status, its head as it came, and its body."""
+
+    status: int
+    head: bytes
+    body: bytes
+
+    @property
+    def retry_after(self) -> bool:
+        """Whether it says when to try again."""
+        return b"\r\nretry-after:" in self.head.lower()
+
+
+@dataclass(frozen=True)
 class Load:
     """What one run measured: seconds of each request, of the whole run, of the client's CPU, and the statuses seen."""
 
@@ -57,10 +71,7 @@ def run(url: str, bodies: Sequence[bytes], *, concurrency: int) -> Load:
 
 
 async def _run(url: str, bodies: Sequence[bytes], concurrency: int) -> Load:
-    parts = urlsplit(url)
-    loop = asyncio.get_running_loop()
-    host, port = parts.hostname or "", parts.port or 80
-    connections = [(await loop.create_connection(_Connection, host, port))[1] for _ in range(concurrency)]
+    connections = [await connect(url) for _ in range(concurrency)]
     waiting = iter([request(url, body) for body in bodies])
     started, before = perf_counter(), process_time()
     parted = await asyncio.gather(*(_client(connection, waiting) for connection in connections))
@@ -76,46 +87,61 @@ async def _run(url: str, bodies: Sequence[bytes], concurrency: int) -> Load:
     )
 
 
-async def _client(connection: _Connection, waiting: Iterator[bytes]) -> list[tuple[float, int]]:
+async def connect(url: str) -> Connection:
+    """Connect to the host of ``url``; OSError when nobody listens."""
+    parts = urlsplit(url)
+    loop = asyncio.get_running_loop()
+    return (await loop.create_connection(Connection, parts.hostname or "", parts.port or 80))[1]
+
+
+async def _client(connection: Connection, waiting: Iterator[bytes]) -> list[tuple[float, int]]:
     timed: list[tuple[float, int]] = []
     for wanted in waiting:
         started = perf_counter()
-        status = await connection.ask(wanted)
-        timed.append((perf_counter() - started, status))
+        answer = await connection.ask(wanted)
+        timed.append((perf_counter() - started, answer.status))
     return timed
 
 
-class _Connection(asyncio.Protocol):
-    """One connection; the answer is complete when its declared length has come."""
+class Connection(asyncio.Protocol):
+    """One connection, for one request at a time; an answer is complete when its declared length has come."""
 
     def __init__(self) -> None:
         self._held = b""
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[int] | None = None
+        self._answer: asyncio.Future[Answer] | None = None
 
-    def ask(self, wanted: bytes) -> asyncio.Future[int]:
-        """Send a request; the future gives its status."""
+    def ask(self, wanted: bytes) -> asyncio.Future[Answer]:
+        """Send a request; the future gives its answer, NextbestError when the connection closes before."""
         self._answer = asyncio.get_running_loop().create_future()
-        if self._transport is None or self._transport.is_closing():
+        if self._transport is None or not self.is_open:
             self._answer.set_exception(_closed())
         else:
             self._transport.write(wanted)
         return self._answer
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it can be asked: a server closes what is idle for long."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def close(self) -> None:
-        """Close the connection."""
+        """Close it."""
         if self._transport is not None:
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """See asyncio."""
         assert isinstance(transport, asyncio.Transport)  # what create_connection makes
         self._transport = transport
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """See asyncio."""
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(_closed())
 
     def data_received(self, data: bytes) -> None:
+        """See asyncio."""
         self._held += data
         head = self._held.find(b"\r\n\r\n")
         if head < 0 or self._answer is None or self._answer.done():
@@ -124,9 +150,9 @@ class _Connection(asyncio.Protocol):
         end = self._held.find(b"\r\n", at)
         size = int(self._held[at + 15 : end]) if at >= 0 else 0
         if len(self._held) >= head + 4 + size:
-            status = int(self._held[9:12])
+            answer = Answer(int(self._held[9:12]), self._held[:head], self._held[head + 4 : head + 4 + size])
             self._held = self._held[head + 4 + size :]
-            self._answer.set_result(status)
+            self._answer.set_result(answer)
 
 
 def _closed() -> NextbestError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
@@ -19,7 +20,7 @@ from serving.errors import EventLogUnavailable, NextbestError
 from serving.events.fold import Lines, folded, key_of, line_of, merged
 from serving.events.log import EventLog
 from serving.events.states import States
-from serving.events.streams import EVENTS
+from serving.events.streams import EVENTS, place
 
 log = logging.getLogger("nextbest")
 
@@ -27,7 +28,7 @@ BATCH: Final = 500
 _PAGE: Final = 4 * BATCH  # more than one commit touches, so that every page ends a commit
 _SESSION_US: Final = 24 * 3_600 * 1_000_000
 _WAIT_SECONDS: Final = 1.0
-_CHORES: Final = 300
+_CHORE_SECONDS: Final = 30.0
 _CLAIM_SECONDS: Final = 15.0
 
 
@@ -98,6 +99,14 @@ class Consumer:
             self._rows.remove(keys)
             self._states.forget(keys)
         return len(keys)
+
+    def trim(self, before: int) -> int:
+        """Remove the events logged before an instant (microseconds) that are folded; return how many.
+
+        A rebuild folds what is left over the tables: events that are to go on counting must have been exported.
+        """
+        folded_to = self._states.position().offset
+        return 0 if folded_to is None else self._log.trim(EVENTS, before=min(before, place(folded_to) + 1))
 
     def rebuild(self, base: Iterable[Mapping[str, Lines]]) -> int:
         """Start over from the tables' histories, chunk by chunk; return how many events were folded.
@@ -175,16 +184,22 @@ class ConsumerThread:
         Closed when the thread ends.
     poll_seconds
         How often the log is looked at.
-    idle
-        Done now and then by whoever consumes, besides ending old sessions.
+    chores
+        Done by whoever consumes every ``chore_seconds``, however busy, besides ending old sessions.
     """
 
     def __init__(
-        self, consumer: Consumer, *, poll_seconds: float, idle: Callable[[], None] = lambda: None
+        self,
+        consumer: Consumer,
+        *,
+        poll_seconds: float,
+        chores: Callable[[], None] = lambda: None,
+        chore_seconds: float = _CHORE_SECONDS,
     ) -> None:
         self._consumer = consumer
         self._poll_seconds = poll_seconds
-        self._idle = idle
+        self._chores = chores
+        self._chore_seconds = chore_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="consumer", daemon=True)
         self.problem = ""
@@ -200,14 +215,15 @@ class ConsumerThread:
             self._thread.join()
 
     def _follow(self) -> None:
-        wait, steps = 0.0, 0
+        wait, due = 0.0, time.monotonic()
         while not self._stop.wait(wait):
             try:
                 count = self._consumer.step()
-                if count == 0 and steps % _CHORES == 0:
-                    self._consumer.sweep()
-                    self._idle()
-                steps += 1
+                if count is not None and time.monotonic() >= due:
+                    # a full batch of old sessions: there are more, after the next step
+                    if self._consumer.sweep() < BATCH:
+                        due = time.monotonic() + self._chore_seconds
+                    self._chores()
                 problem = ""
                 # a full batch: there is more
                 wait = _WAIT_SECONDS if count is None else 0.0 if count == BATCH else self._poll_seconds
@@ -216,7 +232,7 @@ class ConsumerThread:
                     str(error) if isinstance(error, NextbestError) else f"{type(error).__name__}: {error}"
                 )
                 wait = self._poll_seconds
-            if problem and problem != self.problem:
+            if problem and not self.problem:  # a store that comes and goes has many words for it
                 log.error("events wait: %s", problem)
             if self.problem and not problem:
                 log.warning("events are consumed again")

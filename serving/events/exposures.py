@@ -102,8 +102,10 @@ class ExposureBuffer:
                 problem = str(error)
             except Exception as error:  # whatever a store can raise must not end the writing
                 problem = f"{type(error).__name__}: {error}"
-            if problem and problem != self.problem:
+            if problem and not self.problem:  # a store that comes and goes has many words for it
                 logger.error("exposures wait: %s", problem)
+            if self.problem and not problem:
+                logger.warning("exposures are written again")
             self.problem = problem
 
     def close(self) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from eval.benchmarks.clients import LATE, NOTHING, RECOMMEND, SIMILAR, TELL, Seen
+from eval.benchmarks.clients import LATE, NOT_READY, NOTHING, RECOMMEND, SIMILAR, TELL, Seen
 from eval.benchmarks.faults import Trial, faults
 from eval.benchmarks.freshness import freshness
 from eval.benchmarks.laws import examine, of_answers, of_events, of_exposures
@@ -19,6 +20,7 @@ from serving.events.live import consumer, event_log, states
 from serving.live import Live
 from serving.settings import Settings
 from tests.conftest import Published
+from training.cli.benchmark_service import faults_command
 
 
 @pytest.fixture
@@ -101,39 +103,47 @@ def test_the_law_of_exposures(logged: list[str], lost: int, unanswered: int, is_
     ("path", "outcome", "is_kept"),
     [
         (RECOMMEND, "200", True),
-        (RECOMMEND, "503 not_ready", True),
+        (RECOMMEND, NOTHING, True),
+        (RECOMMEND, NOT_READY, False),
         (RECOMMEND, "503 log_unavailable", False),
         (SIMILAR, "500 internal", False),
-        (SIMILAR, NOTHING, True),
         (TELL, "503 log_unavailable", True),
         (TELL, "500 internal", False),
         (TELL, LATE, False),
     ],
 )
 def test_the_law_of_answers(path: str, outcome: str, is_kept: bool) -> None:
-    seen = Seen()
+    seen = Seen(excused=frozenset({NOTHING}))
     seen.answers[path, outcome] += 1
     assert (of_answers([seen]) == []) == is_kept
     assert of_answers([Seen(without_retry=1)]) != []
 
 
+def test_a_broken_law_is_printed_and_ends_the_command(
+    published: Published, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NEXTBEST_HOME", str(published.settings.home))
+    monkeypatch.setattr(Trial, "run", lambda self, **_: self.broken.append("it broke") or {"counts": 1})
+    with pytest.raises(NextbestError, match="sqlite: it broke"):
+        faults_command(kills=0, stores="sqlite")
+    assert json.loads(capsys.readouterr().out) == {"sqlite": {"counts": 1}, "broken": ["sqlite: it broke"]}
+    with pytest.raises(ConfigError, match="--stores"):
+        faults_command(stores="files")
+
+
 @pytest.mark.slow
-def test_kills_and_outages_lose_and_double_nothing(published: Published) -> None:
-    """Workers, parent and Redis killed under load, Redis away and hanging: the laws hold, or it raises."""
-    found = faults(published.settings, kills=3, outage=4.0, hang=3.0)
-    for store, parts in found.items():
-        assert parts["worker"]["kills"] == parts["parent"]["kills"] == 3
-        assert parts["events_acknowledged"] > 300, store
-        assert parts["answers"] > 300, store
-    turned_away = found["redis"]["outage"]["answers"]
-    assert turned_away[f"{TELL} 503 log_unavailable"] > 0, "the outage was felt"
-    assert turned_away[f"{RECOMMEND} 200"] > 50, "and answers went on"
-
-
-def test_a_broken_law_is_an_error(published: Published, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Trial, "run", lambda self, **_: self.broken.append("it broke") or {})
-    with pytest.raises(NextbestError, match="it broke"):
-        faults(published.settings, kills=0, stores=["sqlite"])
+@pytest.mark.parametrize(("store", "kills"), [("redis", 3), ("sqlite", 1)])
+def test_kills_and_outages_lose_and_double_nothing(published: Published, store: str, kills: int) -> None:
+    """Workers, parent and Redis killed under load, Redis away and hanging."""
+    found = faults(published.settings, kills=kills, outage=4.0, hang=3.0, stores=[store])
+    assert found["broken"] == []
+    parts = found[store]
+    assert parts["worker"]["kills"] == parts["parent"]["kills"] == kills
+    assert min(parts["events_acknowledged"], parts["answers"]) > 100
+    if store == "redis":
+        felt = parts["outage"]["answers"]
+        assert felt[f"{TELL} 503 log_unavailable"] > 0, "the outage was felt"
+        assert felt[f"{RECOMMEND} 200"] > 50, "and answers went on"
 
 
 @pytest.mark.slow

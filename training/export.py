@@ -1,26 +1,45 @@
-"""From the event log to the tables: what was logged since the last export becomes interactions.
+"""From the event log to the tables: what was logged since the last export becomes interactions and exposures.
 
-The new rows go behind those that ``interactions.parquet`` holds, into a new file that takes the place of the old one
-in one step; how far the log was exported stands in that very file. So an export that is killed, or done twice, adds
-nothing twice and loses nothing.
+The new rows go behind those that the file holds, into a new file that takes the place of the old one in one step;
+how far the log was exported stands in that very file. So an export that is killed, or done twice, adds nothing twice
+and loses nothing.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from feature_repo import schema as s
 from serving.errors import ConfigError, DataError
-from serving.events import EVENTS, Event, EventLog
+from serving.events import EVENTS, EXPOSURES, Entry, Event, EventLog, Exposure, Stream
+
+R = TypeVar("R", Event, Exposure)
 
 _OFFSET: Final = b"nextbest.events.offset"
 _PAGE: Final = 5_000
+_SHOWN: Final = pa.schema(
+    [
+        (s.REQUEST_ID, pa.string()),
+        (s.AT, pa.timestamp("us", tz="UTC")),
+        (s.CUSTOMER_ID, pa.string()),
+        ("session_id", pa.string()),
+        ("surface", pa.string()),
+        ("experiment", pa.string()),
+        ("variant", pa.string()),
+        ("bundle", pa.string()),
+        ("position", pa.int32()),
+        (s.PRODUCT_ID, pa.string()),
+        ("score", pa.float64()),
+        ("source", pa.string()),
+        (s.PROPENSITY, pa.float64()),
+    ]
+)
 _NEW: Final = pa.schema(
     [
         (s.CUSTOMER_ID, pa.string()),
@@ -56,20 +75,45 @@ def export(log: EventLog, directory: Path) -> int:
             f"expected {path.name} or no interactions in {directory}, found {path.with_suffix('.csv').name}; "
             "convert it, or export to another directory"
         )
-    directory.mkdir(parents=True, exist_ok=True)
+    return _append(log, EVENTS, path, _NEW, _interactions)
+
+
+def export_exposures(log: EventLog, directory: Path) -> int:
+    """Append what was shown to ``exposures.parquet`` in ``directory``, a row a product; return how many.
+
+    ``position`` is the place in the answer, 1 the first. The tables do not name this file: it is for experiments, and
+    for whoever asks later what was shown.
+
+    Raises
+    ------
+    DataError
+        The file cannot be read, or holds something else.
+    """
+    return _append(log, EXPOSURES, directory / f"{EXPOSURES.name}.parquet", _SHOWN, _shown)
+
+
+def _append(
+    log: EventLog,
+    stream: Stream[R],
+    path: Path,
+    new: pa.Schema,
+    rows_of: Callable[[Sequence[Entry[R]]], pa.Table],
+) -> int:
+    """Append the rows of what was logged since the offset that stands in the file; return how many."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     held = _opened(path) if path.exists() else None
     offset = None if held is None else (held.metadata.metadata or {}).get(_OFFSET)
     place = None if offset is None else offset.decode()
-    schema = _NEW if held is None else _joined(held.schema_arrow)
+    schema = new if held is None else _joined(held.schema_arrow, new)
     staged = path.with_suffix(".exporting")
     count = 0
     with pq.ParquetWriter(staged, schema) as writer:
         if held is not None:
             for batch in held.iter_batches():
                 writer.write_table(_as(pa.Table.from_batches([batch]), schema, path))
-        while entries := log.read(EVENTS, after=place, limit=_PAGE):
-            rows = [entry.record for entry in entries if entry.record.kind in s.KINDS]
-            writer.write_table(_as(_table(rows), schema, path))
+        while entries := log.read(stream, after=place, limit=_PAGE):
+            rows = rows_of(entries)
+            writer.write_table(_as(rows, schema, path))
             count, place = count + len(rows), entries[-1].offset
         if place is not None:
             writer.add_key_value_metadata({_OFFSET: place.encode()})
@@ -86,12 +130,13 @@ def _opened(path: Path) -> pq.ParquetFile:
         raise DataError(f"expected a Parquet file at {path}, found: {error}; restore it") from error
 
 
-def _joined(schema: pa.Schema) -> pa.Schema:
-    """Return the columns of the file, then those of events that it does not have."""
-    return pa.schema([*schema, *(field for field in _NEW if field.name not in schema.names)])
+def _joined(schema: pa.Schema, new: pa.Schema) -> pa.Schema:
+    """Return the columns of the file, then the new ones that it does not have."""
+    return pa.schema([*schema, *(field for field in new if field.name not in schema.names)])
 
 
-def _table(events: Sequence[Event]) -> pa.Table:
+def _interactions(entries: Sequence[Entry[Event]]) -> pa.Table:
+    events = [entry.record for entry in entries if entry.record.kind in s.KINDS]
     columns = {
         s.CUSTOMER_ID: [event.customer_id for event in events],
         s.PRODUCT_ID: [event.product_id for event in events],
@@ -101,6 +146,22 @@ def _table(events: Sequence[Event]) -> pa.Table:
         s.REQUEST_ID: [event.request_id for event in events],
     }
     return pa.table({name: pa.array(values, _NEW.field(name).type) for name, values in columns.items()})
+
+
+def _shown(entries: Sequence[Entry[Exposure]]) -> pa.Table:
+    rows = [
+        (
+            *(one.request_id, one.at, one.customer_id, one.session_id, one.surface),
+            *(one.experiment, one.variant, one.bundle),
+            *(position, item.product_id, item.score, item.source, item.propensity),
+        )
+        for one in (entry.record for entry in entries)
+        for position, item in enumerate(one.items, start=1)
+    ]
+    columns = zip(*rows, strict=True) if rows else [()] * len(_SHOWN)
+    return pa.table(
+        [pa.array(values, field.type) for values, field in zip(columns, _SHOWN, strict=True)], schema=_SHOWN
+    )
 
 
 def _as(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
@@ -114,7 +175,7 @@ def _as(table: pa.Table, schema: pa.Schema, path: Path) -> pa.Table:
             columns.append(table[field.name].cast(field.type))
         except pa.ArrowException as error:
             raise DataError(
-                f"expected {path.name} to hold {field.name} as {_NEW.field(field.name).type}, found {field.type} "
+                f"expected {path.name} to hold {field.name} as {table[field.name].type}, found {field.type} "
                 f"({error}); write it anew with `nextbest import`"
             ) from error
     return pa.table(columns, schema=schema)

@@ -28,15 +28,21 @@ _ANSWER_SECONDS: Final = 10.0
 _RETRY_SECONDS: Final = 1.0
 _AGAIN_SECONDS: Final = 0.1
 _DRAIN_SECONDS: Final = 30.0
-#: What has no answer: the connection broke, was refused, or nothing came in time.
+#: What has no answer: the connection broke or was refused, or nothing came in ten seconds.
 NOTHING: Final = "no answer"
 LATE: Final = "late"
+#: The service runs and has no bundle yet.
+NOT_READY: Final = "503 not_ready"
 
 
 @dataclass
 class Seen:
-    """What the clients saw; times are of the monotonic clock."""
+    """What the clients saw; times are of the monotonic clock.
 
+    ``excused`` are the outcomes that what happened to the service explains, such as ``NOTHING`` where one was killed.
+    """
+
+    excused: frozenset[str] = frozenset()
     told: set[str] = field(default_factory=set)
     acknowledged: dict[str, float] = field(default_factory=dict)
     shown: list[str] = field(default_factory=list)
@@ -96,7 +102,17 @@ class Client:
 class Traffic:
     """See the module; ``tells`` and ``asks`` are requests a second, each over ``lanes`` connections."""
 
-    def __init__(self, home: OwnHome, url: str, name: str, *, tells: float, asks: float, lanes: int) -> None:
+    def __init__(
+        self,
+        home: OwnHome,
+        url: str,
+        name: str,
+        *,
+        tells: float,
+        asks: float,
+        lanes: int,
+        excused: frozenset[str],
+    ) -> None:
         self._home = home
         self._url = url
         self._name = name
@@ -105,7 +121,7 @@ class Traffic:
         self._ask_seconds = lanes / asks
         self._stops = False
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="traffic", daemon=True)
-        self.seen = Seen()
+        self.seen = Seen(excused=excused)
 
     def start(self) -> None:
         """Begin."""
@@ -192,7 +208,14 @@ class Traffic:
 
 @contextmanager
 def traffic(
-    home: OwnHome, url: str, name: str, *, tells: float = 40.0, asks: float = 40.0, lanes: int = 4
+    home: OwnHome,
+    url: str,
+    name: str,
+    *,
+    tells: float = 40.0,
+    asks: float = 40.0,
+    lanes: int = 4,
+    excused: frozenset[str] = frozenset(),
 ) -> Iterator[Traffic]:
     """Let clients come until the block ends; see ``Traffic``.
 
@@ -208,8 +231,10 @@ def traffic(
         Requests a second.
     lanes
         Connections that tell, and as many that ask.
+    excused
+        See ``Seen``.
     """
-    clients = Traffic(home, url, name, tells=tells, asks=asks, lanes=lanes)
+    clients = Traffic(home, url, name, tells=tells, asks=asks, lanes=lanes, excused=excused)
     clients.start()
     try:
         yield clients

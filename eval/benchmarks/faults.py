@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from eval.benchmarks.clients import Seen, Traffic, traffic
+from eval.benchmarks.clients import LATE, NOT_READY, NOTHING, Seen, Traffic, traffic
 from eval.benchmarks.laws import examine, wait_until_consumed
 from eval.benchmarks.own_home import OwnHome
 from eval.benchmarks.supervised import Supervised, supervised
@@ -30,6 +30,12 @@ Progress = Callable[[str, int, int], None]
 
 #: Personal answers must be back so soon after Redis is.
 BACK_SECONDS: Final = 5.0
+#: What clients may see of a killed process. Where all are killed, connections are taken before there is a worker to
+#: answer, and wait for one. Of Redis's troubles those who ask see nothing.
+_EXCUSED: Final = {
+    "worker": frozenset({NOTHING, NOT_READY}),
+    "parent": frozenset({NOTHING, NOT_READY, LATE}),
+}
 _DOWN_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 30.0
 _QUIET_SECONDS: Final = (0.3, 1.2)
@@ -46,6 +52,8 @@ def faults(
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Break a service on a copy of a home in every way, and return what was found as JSON values.
+
+    ``broken`` lists the laws that did not hold; it is empty where all is well.
 
     Parameters
     ----------
@@ -65,7 +73,7 @@ def faults(
     ConfigError
         Nothing is live, or there is no Redis to run.
     NextbestError
-        A law is broken; the message names the laws.
+        The service did not come back.
     """
     found: dict[str, Any] = {}
     broken: list[str] = []
@@ -80,12 +88,7 @@ def faults(
             trial = Trial(home, redis, directory / "service.log", seed=seed, progress=progress)
             found[store] = trial.run(kills=kills, outage=outage, hang=hang)
             broken += [f"{store}: {law}" for law in trial.broken]
-    if broken:
-        raise NextbestError(
-            f"expected a service that loses nothing and goes on, found that {'; '.join(broken)}; see what was counted: "
-            f"{found}"
-        )
-    return found
+    return {**found, "broken": broken}
 
 
 class Trial:
@@ -192,7 +195,7 @@ class Trial:
 
     @contextmanager
     def _traffic(self, service: Supervised, what: str) -> Iterator[Traffic]:
-        with traffic(self._home, service.url, what) as clients:
+        with traffic(self._home, service.url, what, excused=_EXCUSED.get(what, frozenset())) as clients:
             self._seen.append(clients.seen)
             yield clients
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
-from eval.benchmarks.clients import LATE, NOTHING, RECOMMEND, SIMILAR, Seen
+from eval.benchmarks.clients import LATE, NOTHING, RECOMMEND, TELL, Seen
 from eval.benchmarks.own_home import OwnHome
 from feature_repo.store import open_store
 from serving.events import EVENTS, EXPOSURES, Entry, EventLog, Stream, settle
@@ -19,9 +19,8 @@ from serving.events.rows import RecentRows
 
 _CONSUMED_SECONDS: Final = 30.0
 _PAGE: Final = 2_000
-#: Answers of ``/v1/recommend`` and ``/v1/similar`` that a fault may bring: none at all from a process that was
-#: killed, and ``not_ready`` from one that has no bundle yet.
-_ALLOWED: Final = ("200", "503 not_ready", NOTHING)
+#: What an event may be answered besides 200: it is told again.
+_LOG_DOWN: Final = "503 log_unavailable"
 
 
 def wait_until_consumed(home: OwnHome) -> bool:
@@ -65,15 +64,14 @@ def examine(home: OwnHome, seen: Sequence[Seen]) -> tuple[dict[str, Any], list[s
 
 
 def of_answers(seen: Sequence[Seen]) -> list[str]:
-    """No recommendation may fail for a fault of the log; whoever is turned away is told when to come again."""
-    wrong = [text for one in seen for text in one.wrong]
-    broken = [f"an acknowledged event was not taken: {text}" for text in wrong[:3]]
+    """Nothing fails that what happened does not excuse, and of the log's faults only the telling of events may know."""
+    broken = []
     for one in seen:
+        broken += [f"an acknowledged event was not taken: {text}" for text in one.wrong[:3]]
         for (path, outcome), count in sorted(one.answers.items()):
-            if path in (RECOMMEND, SIMILAR) and outcome not in _ALLOWED:
-                broken.append(f"{path} was answered {outcome} {count} times")
-            elif outcome in (LATE, "500 internal"):
-                broken.append(f"{path}: {outcome} {count} times")
+            allowed = {"200", *one.excused, *([_LOG_DOWN] if path == TELL else [])}
+            if outcome not in allowed:
+                broken.append(f"{path} was answered {count} times with: {outcome}")
         if one.without_retry:
             broken.append(f"{one.without_retry} answers of 429 or 503 came without Retry-After")
     return broken

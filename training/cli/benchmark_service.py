@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serving.errors import ConfigError
+from serving.errors import ConfigError, NextbestError
 from serving.settings import Settings
 from training.benchmarks.small_home import home_to_copy
 from training.cli.progress import Progress, shown
@@ -102,10 +102,20 @@ def overload_command(
 
 
 def _measured(seed: int, measure: Callable[[Settings, Progress], dict[str, Any]]) -> None:
-    """Measure on a copy of the home, or of a small one where nothing is live, and print the result."""
+    """Measure on a copy of the home, or of a small one where nothing is live, and print the result.
+
+    Raises
+    ------
+    NextbestError
+        The result names laws that are broken.
+    """
     with shown() as progress, home_to_copy(Settings.load(), seed=seed, now=datetime.now(UTC)) as home:
         result = measure(home, progress)
     typer.echo(json.dumps(result, indent=1))
+    if broken := result.get("broken"):
+        raise NextbestError(
+            f"expected a service that loses nothing and goes on, found: {'; '.join(broken)}; see the counts above"
+        )
 
 
 def _stores(given: str) -> Sequence[str]:

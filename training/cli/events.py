@@ -1,4 +1,4 @@
-"""``nextbest events``: what was logged, as interactions."""
+"""``nextbest events``: what was logged, as interactions and exposures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 
 from serving.events.live import event_log
 from serving.settings import Settings
-from training.export import export
+from training.export import export, export_exposures
 from training.train import one_job
 
 
@@ -25,15 +25,15 @@ def export_command(
     to: Annotated[Path, typer.Option("--to", metavar="TABLES", help="Directory of the tables.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Append what was logged since the last export to the interactions of TABLES."""
+    """Append what was logged since the last export to the interactions of TABLES, and to exposures.parquet there."""
     settings = Settings.load()
     with one_job(settings):
         log = event_log(settings)
         try:
-            count = export(log, to)
+            count, shown = export(log, to), export_exposures(log, to)
         finally:
             log.close()
     if as_json:
-        typer.echo(json.dumps({"exported": count, "to": str(to)}))
+        typer.echo(json.dumps({"exported": count, "shown": shown, "to": str(to)}))
         return
-    typer.echo(f"{count:,} interactions added to {to}")
+    typer.echo(f"{count:,} interactions and {shown:,} products shown added to {to}")

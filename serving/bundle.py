@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +31,7 @@ from serving.catalog import Catalog
 from serving.errors import BundleError
 from serving.index import ProductIndex
 from serving.manifest import SCHEMA_VERSION, FileInfo, Manifest, version_of
+from serving.subject import Bought
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -60,11 +61,10 @@ class Purchased:
     days: Int32
     at: Int64
 
-    def of(self, row: int) -> Iterator[tuple[int, int, int]]:
-        """Iterate over (product index, days, last purchase in µs) of one customer row."""
-        bounds = slice(int(self.indptr[row]), int(self.indptr[row + 1]))
-        parts = (self.products[bounds], self.days[bounds], self.at[bounds])
-        return zip(*(part.tolist() for part in parts), strict=True)
+    def bought(self, row: int | None) -> Bought:
+        """Return what one customer row bought; nothing for None."""
+        bounds = slice(0, 0) if row is None else slice(int(self.indptr[row]), int(self.indptr[row + 1]))
+        return Bought(self.products[bounds], self.days[bounds], self.at[bounds])
 
 
 @dataclass(frozen=True)

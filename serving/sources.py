@@ -32,13 +32,17 @@ _SAMPLE: Final = 1024
 
 def bought(bundle: Bundle, row: int | None, history: History) -> Bought:
     """Return what a customer bought according to the bundle and, after its data end, the history."""
-    known: dict[int, tuple[int, int]] = {}
-    since = 0
-    if row is not None:
-        known = {product: (days, at) for product, days, at in bundle.purchased.of(row)}
-        since = to_micros(bundle.manifest.data.as_of)
+    before, since = bundle.purchased.bought(row), 0 if row is None else to_micros(bundle.manifest.data.as_of)
     places = history.places(bundle.catalog.index)
     is_new = (history.kinds == KIND_CODES[s.PURCHASE]) & (history.at >= since) & (places >= 0)
+    if not is_new.any():
+        return before
+    known = {
+        product: (days, at)
+        for product, days, at in zip(
+            before.products.tolist(), before.days.tolist(), before.last.tolist(), strict=True
+        )
+    }
     for product, at in zip(places[is_new].tolist(), history.at[is_new].tolist(), strict=True):
         days, last = known.get(product, (0, -DAY_US))
         known[product] = (days + (at // DAY_US > last // DAY_US), max(at, last))

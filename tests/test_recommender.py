@@ -27,6 +27,12 @@ RECOMMENDER = Recommender(BUNDLE, FrameReader({}))
 IDS = BUNDLE.catalog.ids
 
 
+def purchases(bundle: Bundle, row: int) -> list[tuple[int, int, int]]:
+    """(product, days, last) of a customer, as the bundle has it."""
+    own = bundle.purchased.bought(row)
+    return list(zip(own.products.tolist(), own.days.tolist(), own.last.tolist(), strict=True))
+
+
 def passing(bundle: Bundle, query: Query, customer: CustomerState) -> set[str]:
     """Products that pass the hard rules, row by row from the definition."""
     bought: dict[str, tuple[int, int]] = {}
@@ -34,7 +40,7 @@ def passing(bundle: Bundle, query: Query, customer: CustomerState) -> set[str]:
     since = 0
     if query.customer_id in rows:
         since = to_micros(bundle.manifest.data.as_of)
-        for product, _, at in bundle.purchased.of(rows.index(query.customer_id)):
+        for product, _, at in purchases(bundle, rows.index(query.customer_id)):
             bought[bundle.catalog.ids[product]] = (0, at)
     for product, kind, at, _ in customer.history.to_rows():
         if kind == s.PURCHASE and at >= since:
@@ -254,7 +260,7 @@ def test_the_lift_of_repeats_is_in_standard_deviations_of_the_scores(scale: floa
     for row, customer in enumerate(bundle.customers[s.CUSTOMER_ID]):
         scores = (vectors @ bundle.matrices[CUSTOMERS][row]).astype(np.float64)
         lifted = scores.copy()
-        for product, days, _ in bundle.purchased.of(row):
+        for product, days, _ in purchases(bundle, row):
             lifted[product] += 0.7 * days * scores.std()
         lifted[~bundle.catalog.on_sale(AT)] = -np.inf
         items = recommender.answer(

@@ -141,6 +141,9 @@ def test_kills_and_outages_lose_and_double_nothing(published: Published, store: 
     assert parts["worker"]["kills"] == parts["parent"]["kills"] == kills
     assert min(parts["events_acknowledged"], parts["answers"]) > 100
     if store == "redis":
+        assert parts["outage"]["felt"] == parts["hang"]["felt"] == 1, (
+            "who depends on the store was answered without"
+        )
         felt = parts["outage"]["answers"]
         assert felt[f"{TELL} 503 log_unavailable"] > 0, "the outage was felt"
         assert felt[f"{RECOMMEND} 200"] > 50, "and answers went on"

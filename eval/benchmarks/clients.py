@@ -33,13 +33,17 @@ NOTHING: Final = "no answer"
 LATE: Final = "late"
 #: The service runs and has no bundle yet.
 NOT_READY: Final = "503 not_ready"
+#: The first customer that is told of and that the tables do not know.
+_NEW: Final = 1
 
 
 @dataclass
 class Seen:
     """What the clients saw; times are of the monotonic clock.
 
-    ``excused`` are the outcomes that what happened to the service explains, such as ``NOTHING`` where one was killed.
+    ``personal`` are answers to a customer whom the tables do not know and who has told something: they hold the
+    model's products only where the online store is read. ``excused`` are the outcomes that what happened to the
+    service explains, such as ``NOTHING`` where one was killed.
     """
 
     excused: frozenset[str] = frozenset()
@@ -137,9 +141,14 @@ class Traffic:
         return next((at - instant for at in self.seen.acknowledged.copy().values() if at > instant), None)
 
     def personal_since(self, instant: float) -> float | None:
-        """Return the seconds until the first answer after an instant that one of the model's products is in."""
-        found = (at - instant for at, is_personal in self.seen.personal[:] if is_personal and at > instant)
-        return next(found, None)
+        """Return the seconds from an instant until answers were personal, and stayed so until now; None: not yet."""
+        after = [(at - instant, is_personal) for at, is_personal in self.seen.personal[:] if at > instant]
+        without = max((at for at, is_personal in after if not is_personal), default=0.0)
+        return next((at for at, is_personal in after if is_personal and at > without), None)
+
+    def impersonal_between(self, start: float, end: float) -> int:
+        """Return how many answers were not personal in a time: those without the online store."""
+        return sum(start < at < end and not is_personal for at, is_personal in self.seen.personal[:])
 
     async def _run(self) -> None:
         lanes = range(self._lanes)
@@ -191,19 +200,22 @@ class Traffic:
                 product = self._home.products[number % len(self._home.products)]
                 await client.ask(SIMILAR, {"product_ids": [product], "n": 10})
             else:
-                customer = self._home.customers[number % len(self._home.customers)]
-                self._told(await client.ask(RECOMMEND, {"customer_id": customer, "n": 10}))
+                is_new = number % 5 < 3
+                known = self._home.customers[number % len(self._home.customers)]
+                customer = f"{self._name}-{_NEW}" if is_new else known
+                self._told(await client.ask(RECOMMEND, {"customer_id": customer, "n": 10}), is_new=is_new)
             number += self._lanes
             await asyncio.sleep(self._ask_seconds)
         client.close()
 
-    def _told(self, answer: Answer | None) -> None:
+    def _told(self, answer: Answer | None, *, is_new: bool) -> None:
         if answer is None or answer.status != 200:
             return
         told = json.loads(answer.body)
-        is_personal = any(item["source"].startswith("model:") for item in told["recommendations"])
         self.seen.shown.append(told["request_id"])
-        self.seen.personal.append((time.monotonic(), is_personal))
+        if is_new:
+            is_personal = any(item["source"].startswith("model:") for item in told["recommendations"])
+            self.seen.personal.append((time.monotonic(), is_personal))
 
 
 @contextmanager

@@ -38,6 +38,8 @@ _EXCUSED: Final = {
 }
 _DOWN_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 30.0
+#: For so long answers are watched after Redis is back: a reader that rests comes back later.
+_SETTLED_SECONDS: Final = 2.0
 _QUIET_SECONDS: Final = (0.3, 1.2)
 
 
@@ -161,29 +163,38 @@ class Trial:
         leave: Callable[[], None],
         come: Callable[[], None],
     ) -> dict[str, Any]:
-        """Take Redis away for a while, again and again; the seconds are counted from its return."""
+        """Take Redis away for a while, again and again; the seconds are counted from its return.
+
+        ``felt`` says how often somebody was answered without the online store meanwhile.
+        """
         acknowledged, personal = [], []
+        felt = 0
         with self._traffic(service, what) as clients:
             for number, wait in enumerate(waits):
+                self._wait(what, "a personal answer", 0.0, clients.personal_since)
                 time.sleep(self._rng.uniform(*_QUIET_SECONDS))
+                left = time.monotonic()
                 leave()
                 time.sleep(wait)
                 come()
                 back = time.monotonic()
+                felt += clients.impersonal_between(left, back) > 0
                 acknowledged.append(self._wait(what, "an acknowledgement", back, clients.acknowledged_since))
+                time.sleep(_SETTLED_SECONDS)
                 personal.append(self._wait(what, "a personal answer", back, clients.personal_since))
                 self._told(what, number + 1, len(waits))
         if any(seconds > BACK_SECONDS for seconds in personal):
             self.broken.append(f"{what}: personal answers were back {max(personal):.1f} s after Redis was")
         return {
             "times": len(waits),
+            "felt": felt,
             **_spread("acknowledged", acknowledged),
             **_spread("personal", personal),
             "answers": clients.seen.to_json(),
         }
 
     def _wait(self, what: str, wanted: str, since: float, look: Callable[[float], float | None]) -> float:
-        deadline = since + _PATIENCE_SECONDS
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while (seconds := look(since)) is None:
             if time.monotonic() > deadline:
                 raise NextbestError(

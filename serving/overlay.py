@@ -114,8 +114,10 @@ class Overlay:
                 problem = ""
             except Exception as error:  # the thread must outlive whatever a store can raise
                 problem = f"{type(error).__name__}: {error}"
-            if problem and problem != self.problem:
+            if problem and not self.problem:  # a store that comes and goes has many words for it
                 log.error("live changes wait: %s", problem)
+            if self.problem and not problem:
+                log.warning("live changes are taken up again")
             self.problem = problem
 
 

@@ -129,8 +129,16 @@ def test_options_that_do_not_fit_are_told(options: list[str], told: str) -> None
 
 @pytest.mark.slow
 def test_live_bundle_is_measured(published: Published) -> None:
-    """All sides answer every request, and the figures of the contract are there."""
+    """All sides answer every request, the figures of the contract are there, and the home is as it was."""
+
+    def sizes() -> dict[Path, int]:
+        files = [path for path in published.settings.home.rglob("*") if path.is_file()]
+        # whoever reads SQLite leaves these beside the file
+        return {path: path.stat().st_size for path in files if not path.name.endswith(("-shm", "-wal"))}
+
+    before = sizes()
     result = benchmark(published.settings, requests=40, rounds=1, seed=0, progress=silent)
+    assert sizes() == before
     assert result["ratios"].keys() >= RATIOS | {"p50_c1_raw_asgi", "p50_c1_floor"}
     assert all(ratio > 0 for ratio in result["ratios"].values())
     assert result["in_process_ms"]["p50"] > 0

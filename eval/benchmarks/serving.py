@@ -50,7 +50,7 @@ def benchmark(
     Parameters
     ----------
     settings
-        Whose live bundle and online store are served; nothing in the home is changed.
+        Whose live bundle and online store are served; nothing in the home is changed (see ``live_site``).
     requests
         A side, a concurrency and a round.
     rounds
@@ -80,11 +80,11 @@ def benchmark(
     """
     said = progress or (lambda what, done, total: None)
     with ExitStack() as stack:
-        if drawn is None:
-            site = live_site(settings, requests=requests, seed=seed)
-        else:
-            drawing = drawn_site(settings, drawn, requests=requests, seed=seed, progress=said)
-            site = stack.enter_context(drawing)
+        site = stack.enter_context(
+            live_site(settings, requests=requests, seed=seed)
+            if drawn is None
+            else drawn_site(settings, drawn, requests=requests, seed=seed, progress=said)
+        )
         stores: dict[str, dict[str, Any]] = {store: {} for store in site.stores}
         over_http: dict[str, Any] = {}
         if http:

@@ -69,8 +69,12 @@ class Site:
     told: dict[str, Any] = field(default_factory=dict)
 
 
-def live_site(settings: Settings, *, requests: int, seed: int) -> Site:
-    """Return the live bundle of ``settings``, asked for nothing particular.
+@contextmanager
+def live_site(settings: Settings, *, requests: int, seed: int) -> Iterator[Site]:
+    """Yield the live bundle of ``settings``, asked for nothing particular; its online store is only read.
+
+    What the measurement shows is kept in a log of its own; with Redis, which holds store and log together, in the real
+    one.
 
     Raises
     ------
@@ -84,7 +88,11 @@ def live_site(settings: Settings, *, requests: int, seed: int) -> Site:
     customers = draw(bundle.customers[s.CUSTOMER_ID].tolist(), count=requests, seed=seed)
     told = {"bundle": bundle.tag, "products": len(bundle.catalog), "customers": len(bundle.customers)}
     store = REDIS if settings.redis_url else SQLITE
-    return Site({store: settings}, settings.bundles, version, plain(customers), told)
+    with tempfile.TemporaryDirectory(prefix="nextbest-benchmark-home-") as directory:
+        own = settings.model_copy(update={"home": Path(directory)})
+        own.store.directory.symlink_to(settings.store.directory, target_is_directory=True)
+        live.publish(own.live, own.slot, version)
+        yield Site({store: own}, settings.bundles, version, plain(customers), told)
 
 
 @contextmanager

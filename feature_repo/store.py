@@ -128,9 +128,16 @@ def _in_wal_mode(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
     except sqlite3.DatabaseError:
-        path.replace(path.with_suffix(".damaged"))
+        _put_aside(path)
         with contextlib.closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA journal_mode=WAL")
+
+
+def _put_aside(path: Path) -> None:
+    """Put a damaged database aside, with the log beside it, which would be taken for that of the next one."""
+    path.replace(path.with_suffix(".damaged"))
+    for ending in ("-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)
 
 
 def materialise(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
@@ -164,6 +171,19 @@ def _materialised(store: FeatureStore, features: FeatureSet) -> dict[str, int]:
         store.registry.apply_materialization(view, PROJECT, _EPOCH, features.as_of)
         written[name] = len(rows)
     return written
+
+
+def applied(config: StoreConfig, features: FeatureSet) -> tuple[FeatureStore, bool]:
+    """Return the store, applied, and whether it is online; see ``is_online``.
+
+    A file that is a database at first sight only is put aside and made anew.
+    """
+    store = apply(config, features)
+    try:
+        return store, is_online(store, features)
+    except sqlite3.DatabaseError:
+        _put_aside(config.sqlite_path)
+        return apply(config, features), False
 
 
 def is_online(store: FeatureStore, features: FeatureSet) -> bool:

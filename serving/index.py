@@ -27,11 +27,10 @@ from serving.scan import Scan, nth_at_least
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 Mask = NDArray[np.bool_]
-IndexType = Literal["exact inner product", "product quantised", "scalar quantised"]
+IndexType = Literal["exact inner product", "product quantised"]
 
 EXACT: Final[IndexType] = "exact inner product"
 PRODUCT: Final[IndexType] = "product quantised"
-SCALAR: Final[IndexType] = "scalar quantised"
 
 #: The depth of an approximate kind is meant for up to so many products; whoever asks for more goes deeper.
 DEPTH_N: Final = 100
@@ -42,7 +41,6 @@ DEEPEST: Final = 8
 _FAISS: Final[Mapping[str, type[faiss.Index]]] = {
     EXACT: faiss.IndexFlatIP,
     PRODUCT: faiss.IndexPQFastScan,
-    SCALAR: faiss.IndexScalarQuantizer,
 }
 _SPARSE: Final = 3  # fewer than one in so many allowed: gathering their vectors beats scanning all
 
@@ -57,7 +55,6 @@ class Design:
         ``exact inner product``: none are, all products are looked at. ``product quantised``: 4 bits for each of
         ``parts`` equal parts of a vector, scanned in registers (André, Kermarrec & Le Scouarnec, "Cache locality is
         not enough", VLDB 2015).
-        ``scalar quantised``: 8 bits a dimension.
     parts
         Of a product quantiser.
     depth
@@ -77,9 +74,6 @@ class Design:
                 index = faiss.IndexFlatIP(dimensions)
             case "product quantised":
                 index = faiss.IndexPQFastScan(dimensions, self.parts, 4, faiss.METRIC_INNER_PRODUCT)
-            case "scalar quantised":
-                bits = faiss.ScalarQuantizer.QT_8bit
-                index = faiss.IndexScalarQuantizer(dimensions, bits, faiss.METRIC_INNER_PRODUCT)
         index.train(vectors)
         index.add(vectors)
         return index
@@ -115,7 +109,7 @@ class ProductIndex:
     def load(cls, path: Path, *, vectors: Float32, told: Mapping[str, Any]) -> ProductIndex:
         """Map an index written by ``save`` into memory and check that it can be one of ``vectors``.
 
-        FAISS maps exact and scalar quantised ones; a product quantised one, the smallest, is read.
+        FAISS maps an exact one; a product quantised one, which is smaller, is read.
 
         Parameters
         ----------
@@ -184,6 +178,11 @@ class ProductIndex:
             for row in range(len(queries)):
                 products[row], scores[row] = self._found(queries[row], n, allowed, passing)
         return products, scores
+
+    def reached(self, queries: Float32, n: int) -> float:
+        """Return which share of the products the exact kind scores for the ``n`` best of each query, in the mean."""
+        assert self._scan is not None
+        return float(np.mean([self._scan.reach(query, n) for query in queries])) / len(self)
 
     def _found(
         self, query: Float32, n: int, allowed: Mask | None, passing: int

@@ -1,17 +1,16 @@
 """Which index a catalog gets, by size and dimensions, gated by the recall that real queries have on it.
 
-The time of a search is reckoned in bytes that a scan of float32 vectors reads in it, 4 a number. A design scans codes
-and rescores candidates exactly, each of which costs ``12,000 + 16 · dimensions`` such bytes (measured; a code of a
-product quantiser has half a byte a part, one of a scalar quantiser costs like 2 bytes a dimension). Those reckoned at
-less than three quarters of the exact scan are tried, the cheapest first:
-
-* **product quantised**, 2 dimensions a part or 1, and 300 to 4,000 candidates, at most one in 8 products;
-* **scalar quantised**, from 128 dimensions on (with fewer its arithmetic takes as long as the scan), 300 candidates.
+The time of a search is reckoned in bytes that a scan of float32 vectors reads in it. The exact kind reads those of the
+products that it has to score, turned, which takes half the time: how many these are is counted on the queries. A
+product quantiser scans half a byte a part of each product and rescores candidates exactly, each of which costs
+``12,000 + 16 · dimensions`` such bytes (measured). Designs of 2 dimensions a part or 1, and of 300 to 4,000 candidates,
+at most one in 8 products, that are reckoned at less than three quarters of the exact kind are tried, the cheapest
+first.
 
 The first one is taken whose recall among the first 10 and the first 100 products, against the exact answer, is at least
 .99 even two standard errors below its mean over the queries: those of ``QUERIES`` customers, or of products where fewer
 than ``FEWEST`` customers have one. If none is, or the catalog is small, the index is **exact**. Deliberately absent:
-graphs (HNSW) and leading principal components, which were slower at this recall or never reached it
+graphs (HNSW), 8-bit codes and leading principal components, which were slower at this recall or never reached it
 (``training/models/README.md``), and any measurement of time: no choice depends on how busy a machine was.
 """
 
@@ -26,7 +25,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from serving.index import DEEPEST, PRODUCT, SCALAR, Design, ProductIndex
+from serving.index import DEEPEST, PRODUCT, Design, ProductIndex
 from serving.scoring import top
 
 Float32 = NDArray[np.float32]
@@ -34,10 +33,12 @@ Float32 = NDArray[np.float32]
 RECALL: Final = 0.99
 QUERIES: Final = 500
 FEWEST: Final = 100
-_SCALAR_FROM: Final = 128
 _CUTS: Final = (10, 100)
 _DEPTHS: Final = (300, 500, 700, 1000, 2000, 4000)
 _WORTH_IT: Final = 0.75
+_TURNED: Final = 0.5
+#: So many products have to be found where 10 are asked for and a mask leaves .8: what the exact kind is judged by.
+_USUAL_N: Final = 30
 _SAME: Final = 1e-5  # float32 sums of the same numbers differ by their order
 
 
@@ -66,20 +67,26 @@ class Chosen:
         return told
 
 
-def designs(products: int, dimensions: int) -> list[Design]:
-    """Return the approximate designs that are worth trying at this size, the cheapest first; see the module."""
+def designs(products: int, dimensions: int, *, reached: float = 1.0) -> list[Design]:
+    """Return the approximate designs that are worth trying, the cheapest first; see the module.
+
+    Parameters
+    ----------
+    products, dimensions
+        Of the catalog.
+    reached
+        The share of products that the exact kind has to score.
+    """
     parts = [dimensions] if dimensions % 2 else [dimensions // 2, dimensions]
     able = [
         Design(PRODUCT, part, depth) for part in parts for depth in _DEPTHS if depth * DEEPEST <= products
     ]
-    if dimensions >= _SCALAR_FROM and products >= _DEPTHS[0] * DEEPEST:
-        able.append(Design(SCALAR, depth=_DEPTHS[0]))
 
     def cost(design: Design) -> float:
-        code = design.parts / 2 if design.type == PRODUCT else 2 * dimensions
-        return products * code + design.depth * (12_000 + 16 * dimensions)
+        return products * design.parts / 2 + design.depth * (12_000 + 16 * dimensions)
 
-    return sorted((d for d in able if cost(d) < _WORTH_IT * 4 * products * dimensions), key=cost)
+    exact = 4 * products * dimensions * reached * _TURNED
+    return sorted((design for design in able if cost(design) < _WORTH_IT * exact), key=cost)
 
 
 def choose(vectors: Float32, asked: Callable[[], Asked]) -> Chosen:
@@ -90,13 +97,15 @@ def choose(vectors: Float32, asked: Callable[[], Asked]) -> Chosen:
     vectors
         (products, dimensions) float32.
     asked
-        Gives queries such as customers ask; called only where there is a choice.
+        Gives queries such as customers ask; called only where there may be a choice.
     """
     exact = ProductIndex.build(vectors)
-    tried = designs(*vectors.shape)
-    if not tried:
+    if not designs(*vectors.shape):
         return Chosen(exact)
     sample = asked()
+    tried = designs(*vectors.shape, reached=exact.reached(sample.queries, _USUAL_N))
+    if not tried:
+        return Chosen(exact)
     truth = top(sample.queries, vectors, max(_CUTS))[1]
     made: dict[tuple[str, int], faiss.Index] = {}
     with _one_thread():

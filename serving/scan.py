@@ -55,18 +55,10 @@ class Scan:
         size = len(self._order)
         # among so many a mask that has nothing to do with the query leaves enough: four deviations of spare
         need = n if passing == size else math.ceil((n + 4.0 * math.sqrt(n)) * size / passing)
-        scores = np.empty(size, dtype=np.float32)
-        done, end = 0, min(FIRST, size)
         while True:
-            if end > done:
-                np.matmul(query, self._turned[:, done:end], out=scores[done:end])
-                done = end
-            bound = nth_at_least(scores[:done], need) if need < done else -math.inf
-            end = self._reaching(query, bound) if bound > 0 else size
-            if end > done:
-                continue
+            scores, bound = self._longest(query, need)
             # every product of this score is among those scored
-            kept = np.flatnonzero(scores[:done] >= bound)
+            kept = np.flatnonzero(scores >= bound)
             products = self._order[kept]
             if allowed is not None:
                 passes = allowed[products]
@@ -75,6 +67,22 @@ class Scan:
                 best = np.lexsort((products, -scores[kept]))[:n]
                 return products[best], scores[kept[best]]
             need *= 4
+
+    def reach(self, query: Float32, n: int) -> int:
+        """Return how many products have to be scored for the ``n`` best of a query (d,)."""
+        return len(self._longest(query, n)[0])
+
+    def _longest(self, query: Float32, need: int) -> tuple[Float32, float]:
+        """Return the scores of the longest products, and a score that ``need`` of them and no product beyond reach."""
+        size = len(self._order)
+        scores = np.empty(size, dtype=np.float32)
+        done, end = 0, min(FIRST, size)
+        while end > done:
+            np.matmul(query, self._turned[:, done:end], out=scores[done:end])
+            done = end
+            bound = nth_at_least(scores[:done], need) if need < done else -math.inf
+            end = self._reaching(query, bound) if bound > 0 else size
+        return scores[:done], bound
 
     def _reaching(self, query: Float32, score: float) -> int:
         """Return how many products, the longest, may reach a positive score."""

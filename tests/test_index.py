@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from eval.benchmarks.index import index_times
+from serving import index_choice
 from serving.bundle import load, save
 from serving.errors import BundleError
-from serving.index import EXACT, PRODUCT, SCALAR, Design, ProductIndex
+from serving.index import EXACT, PRODUCT, Design, ProductIndex
 from serving.index_choice import RECALL, Asked, Chosen, choose, designs, recall_of
 from tests.builders import make_bundle
 from training.assemble import asked, assemble
@@ -32,7 +33,7 @@ Float32 = NDArray[np.float32]
 PRODUCTS, DIMENSIONS = 20_000, 256
 
 #: Of each approximate kind a design that reaches the recall on the planted vectors.
-APPROXIMATE = [Design(PRODUCT, DIMENSIONS, 700), Design(SCALAR, depth=300)]
+APPROXIMATE = [Design(PRODUCT, DIMENSIONS, 700)]
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +61,11 @@ def planted() -> tuple[Float32, Float32]:
 
 @cache
 def chosen() -> Chosen:
+    """Chosen as if the exact kind were slow."""
     vectors, queries = planted()
-    return choose(vectors, lambda: Asked(queries, "customers"))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(index_choice, "_WORTH_IT", 100.0)
+        return choose(vectors, lambda: Asked(queries, "customers"))
 
 
 @cache
@@ -160,10 +164,19 @@ def test_a_small_catalog_is_scanned_and_asks_no_queries() -> None:
 
 def test_the_designs_by_size() -> None:
     assert designs(10_000, 64) == designs(2_000, 1024) == designs(0, 64) == []
-    assert {design.type for design in designs(50_000, 64)} == {PRODUCT}
-    assert designs(50_000, 64)[0].depth < designs(50_000, 64)[-1].depth
-    assert Design(SCALAR, depth=300) in designs(40_000, 512)
-    assert {design.parts for design in designs(50_000, 63)} == {63}
+    assert {design.type for design in designs(200_000, 64)} == {PRODUCT}
+    assert designs(200_000, 64)[0].depth < designs(200_000, 64)[-1].depth
+    assert designs(200_000, 64, reached=0.2) == []  # the exact kind scores few, and is the cheapest
+    assert {design.parts for design in designs(200_000, 63)} == {63}
+
+
+def test_where_few_products_have_to_be_scored_the_exact_kind_is_chosen() -> None:
+    vectors, queries = planted()
+    exact = ProductIndex.build(vectors)
+    assert 0.0 < exact.reached(queries, 30) < 0.6
+    assert designs(*vectors.shape) and not designs(*vectors.shape, reached=exact.reached(queries, 30))
+    told = choose(vectors, lambda: Asked(queries, "customers")).to_json()
+    assert told == {"type": EXACT, "recall": 1.0}
     assert all(design.depth * 8 <= 5000 for design in designs(5000, 2048))
 
 
@@ -256,7 +269,7 @@ def bought(customers: int, products: int, each: int) -> sp.csr_matrix:
 
 
 def test_assembling_measures_the_index_on_what_customers_ask() -> None:
-    recipe = Recipe.model_validate({"name": "s", "model": "spectral", "spectral": {"factors": 128}})
+    recipe = Recipe.model_validate({"name": "s", "model": "spectral", "spectral": {"factors": 384}})
     data = training_set(bought(400, 40_000, 200))
     bundle = assemble(recipe, data, seed=0, threads=1, tables_hash="", now=AS_OF)
     told = bundle.manifest.index

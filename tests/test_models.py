@@ -373,8 +373,8 @@ def test_purchased_counts_days_and_keeps_the_latest() -> None:
         object.__setattr__(twice, name, np.tile(getattr(data, name), 3))
     later = data.at + DAY_US // 50
     object.__setattr__(twice, "at", np.concatenate([data.at, later, data.at - 5 * DAY_US]))
-    owned = purchased(twice)
-    rows = list(owned.of(7))
+    owned = purchased(twice).bought(7)
+    rows = list(zip(owned.products.tolist(), owned.days.tolist(), owned.last.tolist(), strict=True))
     mine = data.customer_idx == 7
     assert [product for product, _, _ in rows] == sorted(data.product_idx[mine].tolist())
     for product, days, last in rows:

@@ -84,8 +84,8 @@ def current_features(settings: Settings, tables: Tables, progress: Progress | No
     )
     if not current:
         return build_features(settings, tables, progress=progress)[0]
-    store = feature_store.apply(settings.store, features)
-    if not feature_store.is_online(store, features):
+    store, is_online = feature_store.applied(settings.store, features)
+    if not is_online:
         bring_online(settings, store, features)
     return features
 

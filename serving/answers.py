@@ -64,7 +64,10 @@ class Answers:
     async def recommend(self, asked: RecommendRequest, recommender: Recommender, request_id: str) -> bytes:
         """Answer ``/v1/recommend``."""
         query = asked.to_query(self._clock())
-        begun = recommender.begin([query])
+        is_quick = recommender.features.is_quick
+        begun = (
+            recommender.begin([query]) if is_quick else None
+        )  # a slow store is not even asked on the event loop
 
         def work() -> bytes:
             with watched() as seconds:
@@ -82,9 +85,10 @@ class Answers:
         try:
             # the store answers meanwhile, and whoever has come is let in and counted before this answer takes the loop
             await asyncio.sleep(0)
-            return work() if recommender.features.is_quick else await self._in_thread(work)
+            return work() if is_quick else await self._in_thread(work)
         finally:
-            begun.drop()
+            if begun is not None:
+                begun.drop()
 
     async def recommend_batch(self, asked: BatchRequest, recommender: Recommender, request_id: str) -> bytes:
         """Answer ``/v1/recommend/batch``; each answer has a request id of its own."""

@@ -22,7 +22,7 @@ from serving.app import Application
 from serving.catalog import Filters
 from serving.errors import FeatureUnavailable
 from serving.events import ExposureBuffer, open_log
-from serving.features import CustomerState, FeatureReader, FrameReader
+from serving.features import CustomerState, FeatureReader, FrameReader, Reading
 from serving.loading import FAILURES, QUICK_SECONDS, REST_SECONDS, GuardedReader
 from serving.metrics import Metrics
 from serving.openapi import DOCUMENT_PATH, document
@@ -331,7 +331,8 @@ def test_overload_of_a_quick_store_is_told_too() -> None:
 
 def test_answers_leave_the_event_loop_while_the_store_is_slow() -> None:
     """The probes are answered by the loop: a store that takes its time must not hold it."""
-    threads = []
+    threads: list[str] = []
+    asked: list[str] = []
 
     class Store(FeatureReader):
         is_quick = False
@@ -340,12 +341,17 @@ def test_answers_leave_the_event_loop_while_the_store_is_slow() -> None:
             threads.append(threading.current_thread().name)
             return [CustomerState() for _ in customer_ids]
 
+        def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
+            asked.append(threading.current_thread().name)  # to connect takes time, too
+            return super().begin(customer_ids, at)
+
     store = Store()
     held = Recommender(make_bundle(), store)
     api = Api(lambda: held)
     for store.is_quick in (True, False, True):
         assert api.ask(body={"customer_id": "c01"}).status_code == 200
-    assert [name.startswith("answer") for name in threads] == [False, True, False]
+    for names in (threads, asked):
+        assert [name.startswith("answer") for name in names] == [False, True, False]
 
 
 def test_an_unexpected_error_is_500_without_a_traceback(caplog: pytest.LogCaptureFixture) -> None:

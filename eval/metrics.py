@@ -18,17 +18,19 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import scipy.sparse as sp
 
 from feature_repo.errors import ConfigError, DataError
 from feature_repo.schema import CUSTOMER_IDX, PRODUCT_IDX
 
 RECALL: Final = "recall"
 PRECISION: Final = "precision"
+F1: Final = "f1"
 HR: Final = "hr"
 MRR: Final = "mrr"
 MAP: Final = "map"
 NDCG: Final = "ndcg"
-METRICS: Final = (RECALL, PRECISION, HR, MRR, MAP, NDCG)
+METRICS: Final = (RECALL, PRECISION, F1, HR, MRR, MAP, NDCG)
 
 Ranked = npt.NDArray[np.int32]
 Bools = npt.NDArray[np.bool_]
@@ -201,6 +203,7 @@ def ranking_metrics(ranked: Ranked, relevant: Relevant, *, k: int) -> pd.DataFra
     ========= ============================================================================================
     recall    :math:`H / T`. Below 1 at best when T > k.
     precision :math:`H / k`, also where the list is shorter than k: an empty place is a miss.
+    f1        :math:`2 H / (k + T)`, the harmonic mean of the two (van Rijsbergen 1979, ch. 7).
     hr        1 if :math:`H > 0`, else 0 (hit rate; "success" in trec_eval).
     mrr       :math:`1 / r` of the first hit, 0 without one (Voorhees, TREC-8, 1999).
     map       :math:`\frac{1}{T} \sum_{r \le k} h_r \cdot \frac{1}{r} \sum_{s \le r} h_s`, average precision
@@ -222,7 +225,7 @@ def ranking_metrics(ranked: Ranked, relevant: Relevant, *, k: int) -> pd.DataFra
 
     Returns
     -------
-    DataFrame of float64, shape (n_customers, 6)
+    DataFrame of float64, shape (n_customers, 7)
         Columns ``METRICS``, indexed by customer_idx in the order of ``relevant.customers``. Each value is
         in [0, 1]; means over customers are the customary reported numbers.
 
@@ -248,6 +251,7 @@ def ranking_metrics(ranked: Ranked, relevant: Relevant, *, k: int) -> pd.DataFra
         {
             RECALL: count / relevant.sizes,
             PRECISION: count / k,
+            F1: 2 * count / (k + relevant.sizes),
             HR: (count > 0).astype(np.float64),
             MRR: (hit / ranks).max(axis=1),
             MAP: (hit * hit.cumsum(axis=1) / ranks).sum(axis=1) / relevant.sizes,
@@ -273,9 +277,24 @@ def coverage(ranked: Ranked, n_products: int) -> float:
 
 
 def novelty(ranked: Ranked, popularity_counts: npt.ArrayLike) -> float:
-    r"""Return the mean self-information, in bits, of the products shown.
+    """Return the mean over customers of :func:`self_information`; customers with an empty list are left out.
 
-    :math:`\mathrm{novelty} = \operatorname{mean}_u \operatorname{mean}_{i \in R_u} -\log_2 p(i)` with
+    Raises
+    ------
+    DataError
+        If a count is negative or not finite, nothing is shown, or the ranking is malformed (see
+        :func:`hits`).
+    """
+    bits = self_information(ranked, popularity_counts)
+    if np.isnan(bits).all():
+        raise DataError("novelty needs at least one product shown, found none; check the recommender")
+    return float(np.nanmean(bits))
+
+
+def self_information(ranked: Ranked, popularity_counts: npt.ArrayLike) -> Floats:
+    r"""Return the mean self-information of the products shown to each customer, in bits.
+
+    :math:`\operatorname{mean}_{i \in R_u} -\log_2 p(i)` with
     :math:`p(i) = (c_i + 1) / (\sum_j c_j + P)`: the chance that a past interaction, drawn at random, was with
     product i, with one interaction added to each of the P products so that one nobody bought is very novel
     rather than infinitely so. Dividing by the number of customers instead (Zhou et al., PNAS 2010,
@@ -286,25 +305,67 @@ def novelty(ranked: Ranked, popularity_counts: npt.ArrayLike) -> float:
     Parameters
     ----------
     ranked : int array, shape (n_customers, k)
-        As in :func:`hits`; customers with an empty list are left out of the mean.
+        As in :func:`hits`.
     popularity_counts : array of non-negative numbers, shape (n_products,)
         Interactions of each product in the **train** window.
+
+    Returns
+    -------
+    float array, shape (n_customers,)
+        NaN for an empty list.
 
     Raises
     ------
     DataError
-        If a count is negative or not finite, nothing is shown, or the ranking is malformed (see
-        :func:`hits`).
+        If a count is negative or not finite, or the ranking is malformed (see :func:`hits`).
     """
     counts = _counts(popularity_counts)
     _check_ranked(ranked, len(counts))
     bits = np.log2(counts.sum() + len(counts)) - np.log2(counts + 1)
     shown = ranked >= 0
     length = shown.sum(axis=1)
-    if not length.any():
-        raise DataError("novelty needs at least one product shown, found none; check the recommender")
     total = np.where(shown, bits[ranked], 0.0).sum(axis=1)
-    return float((total[length > 0] / length[length > 0]).mean())
+    return np.where(length > 0, total / np.maximum(length, 1), np.nan)
+
+
+def intra_list_diversity(ranked: Ranked, profiles: sp.csr_matrix[np.float64], kinds: npt.ArrayLike) -> Floats:
+    r"""Return how unlike each other the products shown to each customer are, from 0 (alike) to 1.
+
+    The mean over pairs of :math:`1 - \cos(x_i, x_j)` (Ziegler et al., WWW 2005; Smyth & McClave 2001). Where one of
+    the two has no profile, the pair counts as alike (cosine 1) if both are of one kind, else as unlike (0).
+
+    Parameters
+    ----------
+    ranked : int array, shape (n_customers, k)
+        As in :func:`hits`.
+    profiles : sparse matrix of non-negative numbers, shape (n_products, d)
+        What stands for a product; the same for all recommenders that are compared. An empty row is no profile.
+    kinds : int array, shape (n_products,)
+        The kind of each product, such as its category; −1 where it has none.
+
+    Returns
+    -------
+    float array, shape (n_customers,)
+        NaN for a list of fewer than two.
+    """
+    _check_ranked(ranked, profiles.shape[0])
+    kind = np.asarray(kinds)
+    norms = np.sqrt(np.asarray(profiles.multiply(profiles).sum(axis=1)).ravel())
+    units = sp.diags_array(1 / np.where(norms > 0, norms, 1.0)).tocsr() @ profiles
+    found = np.full(len(ranked), np.nan)
+    for row, listed in enumerate(ranked):
+        shown = listed[listed >= 0]
+        if len(shown) < 2:
+            continue
+        own = units[shown]
+        cosines = np.asarray((own @ own.T).todense())
+        bare = norms[shown] == 0
+        without = bare[:, None] | bare[None, :]
+        same = (kind[shown][:, None] == kind[shown][None, :]) & (kind[shown] >= 0)[:, None]
+        cosines[without] = same[without]
+        upper = np.triu_indices(len(shown), k=1)
+        found[row] = 1 - cosines[upper].mean()
+    return found
 
 
 def gini(ranked: Ranked, n_products: int) -> float:

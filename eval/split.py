@@ -1,4 +1,4 @@
-"""The global time cut: what a model may learn from, is tuned on, and is judged on.
+"""The global time cut: what a model may learn from, is tuned on, and is judged on; once, or rolling.
 
 One set of instants cuts every customer at the same moment, so nothing a model is judged on was known when
 it was fitted. A cut per customer ("last purchase out") or at random leaves tomorrow's fashion in the train
@@ -122,6 +122,63 @@ class Split:
     def test(self, interactions: pd.DataFrame) -> pd.DataFrame:
         """Return the rows in ``[validation_end, test_end)``, in their order; there may be none."""
         return _window(interactions, self.validation_end, self.test_end)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """An instant at which recipes are fitted on what came before, and the end of the window [at, end) that judges."""
+
+    at: datetime
+    end: datetime
+
+
+def rolling_origins(at: pd.Series, *, count: int, every: timedelta, horizon: timedelta) -> list[Origin]:
+    """Return the last ``count`` origins whose windows lie in the data, earliest first.
+
+    Windows end at midnights (UTC), the last one at that after the last interaction, so that days are whole.
+
+    Parameters
+    ----------
+    at : Series of timezone-aware datetime64, shape (n_interactions,)
+        When the interactions happened, in any order.
+    count : int
+        How many origins are wanted.
+    every : timedelta
+        From one origin to the next.
+    horizon : timedelta
+        Length of the windows; they overlap where it is longer than ``every``.
+
+    Returns
+    -------
+    list of Origin
+        Fewer than ``count`` where the history is too short: before the first origin lies at least a window's length.
+
+    Raises
+    ------
+    ConfigError
+        ``count`` is below one, or a length is not a positive number of whole days.
+    DataError
+        The data has room for none.
+    """
+    day = timedelta(days=1)
+    if count < 1:
+        raise ConfigError(f"expected at least one origin, found {count}; ask for more")
+    for name, length in (("every", every), ("horizon", horizon)):
+        if length < day or length % day:
+            raise ConfigError(f"expected whole days for {name}, at least one, found {length}; change it")
+    _check_instants(at)
+    if at.empty:
+        raise DataError("expected interactions to roll over, found none; check the import")
+    first = at.min().tz_convert("UTC").to_pydatetime(warn=False)
+    end = (at.max().tz_convert("UTC").floor("D") + day).to_pydatetime(warn=False)
+    ends = [end - number * every for number in range(count)]
+    origins = [Origin(end - horizon, end) for end in reversed(ends) if end - horizon - horizon >= first]
+    if not origins:
+        raise DataError(
+            f"expected a history of more than {2 * horizon.days} days, to train on a past and judge on the "
+            f"{horizon.days} days after it, found {(end - first).days}; give a longer history, or a shorter --horizon"
+        )
+    return origins
 
 
 def _window(interactions: pd.DataFrame, start: datetime | None, end: datetime) -> pd.DataFrame:

@@ -266,7 +266,7 @@ def _segment(customers: Any) -> Any:
         customers.recency_days < NEVER_DAYS, ibis.literal("rfm:") + recency + "-" + frequency, "rfm:never"
     )
     favourites = customers[v.CATEGORY_NAMES]
-    return ibis.ifelse(favourites.length() > 0, ibis.literal("category:") + favourites[0], by_value)
+    return ibis.ifelse(favourites.length() > 0, ibis.literal(v.CATEGORY_SEGMENT) + favourites[0], by_value)
 
 
 CUSTOMER: Final[tuple[Feature, ...]] = (

@@ -41,6 +41,8 @@ SERVICES: Final[dict[str, tuple[str, ...]]] = {
 SCHEMA_HASH_TAG: Final = "schema_hash"
 
 SEGMENT: Final = "segment"
+#: How the segment of a customer with a favourite category begins; the category follows.
+CATEGORY_SEGMENT: Final = "category:"
 CATEGORY_NAMES: Final = "category_names"
 CATEGORY_SHARES: Final = "category_shares"
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from eval.results import Results
 from serving.live import Live
 from tests.conftest import SMALL, Published, free_port
 from training.cli import main
@@ -92,14 +93,20 @@ def test_evaluate_writes_results_and_publishes_nothing(run: Run, own_copy: Publi
     config.write_text(SMALL)
     live = (own_copy.settings.home / "live.json").read_bytes()
     tag = f"nextbest:{own_copy.report.version}"
-    told = run("evaluate", own_copy.tables, "--config", config, "--bundle", tag, home=own_copy.settings.home)
-    assert told.code == 0
+    words = ("--config", config, "--bundle", tag, "--origins", 2, "--every", 14, "-k", 5)
+    told = run("evaluate", own_copy.tables, *words, home=own_copy.settings.home)
+    assert told.code == 0, told.err
     assert (own_copy.settings.home / "live.json").read_bytes() == live
-    results = list(own_copy.settings.reports.glob("evaluate-*/results.json"))
-    assert len(results) == 1
-    models = {row["model"] for row in json.loads(results[0].read_text())["results"]}
+    (path,) = own_copy.settings.reports.glob("evaluate-*/results.json")
+    results = Results.read(path)
     winner = own_copy.report.verdict.winner.name
-    assert models == {"als", "popularity-28d", "repeats", f"{winner}@{own_copy.report.version}"}
+    own = ["als", "popularity-28d", "repeats", f"{winner}@{own_copy.report.version}"]
+    assert [recipe.name for recipe in results.recipes] == [*own, "popularity", "expert"]
+    assert (len(results.origins), results.setting.horizon_days, results.setting.k) == (2, 14, 5)
+    assert results.run.command.startswith(f"nextbest evaluate {own_copy.tables} --config")
+    assert results.verdict.sentence in told.out.replace("\n", " ")
+    again = run("evaluate", own_copy.tables, *words, "--json")
+    assert Results.model_validate_json(again.out).lists == results.lists
 
 
 @pytest.mark.parametrize(
@@ -108,6 +115,8 @@ def test_evaluate_writes_results_and_publishes_nothing(run: Run, own_copy: Publi
         (["validate", "nowhere"], "nowhere"),
         (["features", "nowhere"], "nowhere"),
         (["train", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere"], "nowhere"),
+        (["evaluate", "nowhere", "--origins", "0"], "greater than or equal to 1"),
         (["recommend", "c1"], "nextbest train"),
         (["rollback"], "expected an earlier bundle"),
         (["publish", "nextbest:202601010000-aaaaaaaaaaaa"], "nextbest models"),

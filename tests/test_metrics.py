@@ -8,10 +8,12 @@ import numpy as np
 import numpy.testing as npt
 import pandas as pd
 import pytest
+import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from eval.metrics import (
+    F1,
     HR,
     MAP,
     METRICS,
@@ -24,8 +26,10 @@ from eval.metrics import (
     gini,
     gini_of_counts,
     hits,
+    intra_list_diversity,
     novelty,
     ranking_metrics,
+    self_information,
 )
 from feature_repo.errors import ConfigError, DataError
 from feature_repo.schema import CUSTOMER_IDX, PRODUCT_IDX
@@ -70,7 +74,15 @@ def test_equal_to_ranx_for_every_customer() -> None:
     run = nb.typed.List(
         [np.array([(p, -float(rank)) for rank, p in enumerate(row)]).reshape(-1, 2) for row in lists]
     )
-    theirs = {RECALL: "recall", PRECISION: "precision", HR: "hit_rate", MRR: "mrr", MAP: "map", NDCG: "ndcg"}
+    theirs = {
+        RECALL: "recall",
+        PRECISION: "precision",
+        F1: "f1",
+        HR: "hit_rate",
+        MRR: "mrr",
+        MAP: "map",
+        NDCG: "ndcg",
+    }
     assert set(theirs) == set(METRICS)
     for k in (1, 5, 20):
         ours = ranking_metrics(ranked, relevant, k=k)
@@ -91,6 +103,7 @@ def naive(row: list[int], taken: set[int], k: int) -> dict[str, float]:
     return {
         RECALL: len(ranks) / len(taken),
         PRECISION: len(ranks) / k,
+        F1: 2 * len(ranks) / (k + len(taken)),
         HR: float(bool(ranks)),
         MRR: 1 / ranks[0] if ranks else 0.0,
         MAP: sum(sum(found[:rank]) / rank for rank in ranks) / len(taken),
@@ -180,13 +193,13 @@ def test_an_oracle_scores_one() -> None:
     relevant = relevant_of(truth, n_products=40)
     ranked = ranked_of([row + [p for p in range(40) if p not in row] for row in truth], width=40)
     result = ranking_metrics(ranked, relevant, k=10)
-    npt.assert_allclose(result.drop(columns=PRECISION), 1.0, rtol=1e-12)
+    npt.assert_allclose(result.drop(columns=[PRECISION, F1]), 1.0, rtol=1e-12)
     npt.assert_allclose(result[PRECISION], relevant.sizes / 10, rtol=1e-12)
 
 
 def test_an_oracle_with_more_relevant_products_than_places() -> None:
     result = ranking_metrics(ranked_of([[0, 1]], width=2), relevant_of([[0, 1, 2, 3]], n_products=9), k=2)
-    expected = {RECALL: 0.5, PRECISION: 1.0, HR: 1.0, MRR: 1.0, MAP: 0.5, NDCG: 1.0}
+    expected = {RECALL: 0.5, PRECISION: 1.0, F1: 2 / 3, HR: 1.0, MRR: 1.0, MAP: 0.5, NDCG: 1.0}
     assert result.iloc[0].to_dict() == pytest.approx(expected)
 
 
@@ -194,7 +207,7 @@ def test_the_oracle_reversed_puts_every_hit_last() -> None:
     # 2 hits at ranks 4 and 5 of 5: mrr 1/4, map (1/4 + 2/5)/2, dcg 1/log2(5) + 1/log2(6).
     result = ranking_metrics(ranked_of([[4, 3, 2, 1, 0]], width=5), relevant_of([[0, 1]], n_products=5), k=5)
     ndcg = (1 / log2(5) + 1 / log2(6)) / (1 + 1 / log2(3))
-    expected = {RECALL: 1.0, PRECISION: 0.4, HR: 1.0, MRR: 0.25, MAP: 0.325, NDCG: ndcg}
+    expected = {RECALL: 1.0, PRECISION: 0.4, F1: 4 / 7, HR: 1.0, MRR: 0.25, MAP: 0.325, NDCG: ndcg}
     assert result.iloc[0].to_dict() == pytest.approx(expected)
 
 
@@ -340,3 +353,28 @@ def test_unusable_counts_are_refused() -> None:
         novelty(ranked_of([[]], width=2), [1.0])
     with pytest.raises(DataError, match="at least one count"):
         gini(ranked_of([[]], width=2), 4)
+
+
+# --- of one list ------------------------------------------------------------------------------------------
+
+
+def test_self_information_by_hand_and_its_mean_is_novelty() -> None:
+    counts = np.array([6, 1, 0, 0])  # with one more each: 7, 2, 1, 1 of 11
+    ranked = ranked_of([[0, 1], [3], []], width=2)
+    bits = self_information(ranked, counts)
+    npt.assert_allclose(bits[:2], [(log2(11 / 7) + log2(11 / 2)) / 2, log2(11)])
+    assert np.isnan(bits[2])
+    assert novelty(ranked, counts) == pytest.approx(float(bits[:2].mean()))
+
+
+def test_intra_list_diversity_by_hand() -> None:
+    # buyers of the products: 0 by a and b, 1 by b, 2 by c; nobody bought 3 and 4
+    profiles = sp.csr_matrix([[1.0, 1, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [0, 0, 0]])
+    kinds = np.array([7, 7, 8, 8, 8])
+    ranked = ranked_of([[0, 1], [0, 2], [0, 1, 2], [2, 3], [0, 3], [4, 3], [1], []], width=3)
+    found = intra_list_diversity(ranked, profiles, kinds)
+    near = 1 - 1 / np.sqrt(2)
+    npt.assert_allclose(found[:6], [near, 1, (near + 2) / 3, 0, 1, 0], atol=1e-12)
+    assert np.isnan(found[6:]).all()
+    # without a kind nothing is alike by kind
+    assert intra_list_diversity(ranked[3:4], profiles, np.full(5, -1)).tolist() == [1.0]

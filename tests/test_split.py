@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.split import Split
+from eval.split import Split, rolling_origins
 from feature_repo.errors import ConfigError, DataError
 from feature_repo.schema import AT, PRODUCT_ID
 
@@ -146,3 +146,31 @@ def test_unusable_columns_are_refused() -> None:
         SPLIT.test(frame.assign(**{AT: [frame[AT][0], pd.NaT]}))
     with pytest.raises(DataError, match="at least one interaction"):
         Split.last(frame[AT][:0], horizon=DAY)
+
+
+# --- rolling ----------------------------------------------------------------------------------------------
+
+
+def test_rolling_origins_by_hand() -> None:
+    frame = interactions(START, START + 40 * DAY + timedelta(hours=9))
+    found = rolling_origins(frame[AT], count=3, every=7 * DAY, horizon=7 * DAY)
+    # the last window ends at the midnight after the last row, the 41st day
+    assert [(o.at - START).days for o in found] == [20, 27, 34]
+    assert [(o.end - START).days for o in found] == [27, 34, 41]
+    assert all(o.at.utcoffset() == timedelta(0) for o in found)
+    longer = rolling_origins(frame[AT], count=2, every=DAY, horizon=10 * DAY)
+    assert [((o.at - START).days, (o.end - START).days) for o in longer] == [(30, 40), (31, 41)]
+
+
+def test_a_short_history_has_fewer_origins_and_none_is_an_error() -> None:
+    frame = interactions(START, START + 20 * DAY)
+    found = rolling_origins(frame[AT], count=10, every=7 * DAY, horizon=7 * DAY)
+    assert [(o.at - START).days for o in found] == [7, 14]  # before each lies at least a window's length
+    with pytest.raises(DataError, match="more than 40 days"):
+        rolling_origins(frame[AT], count=1, every=DAY, horizon=20 * DAY)
+    with pytest.raises(ConfigError, match="at least one origin"):
+        rolling_origins(frame[AT], count=0, every=DAY, horizon=DAY)
+    with pytest.raises(ConfigError, match="whole days for horizon"):
+        rolling_origins(frame[AT], count=1, every=DAY, horizon=timedelta(hours=30))
+    with pytest.raises(DataError, match="found none"):
+        rolling_origins(frame[AT].iloc[:0], count=1, every=DAY, horizon=DAY)

@@ -94,7 +94,9 @@ def assemble(
         purchased=purchased(data),
         popular=order,
         popular_scores=share,
-        segments=popularity.fit_segments(data, segments, days=recipe.popularity_days),
+        segments=popularity.fit_expert(data, days=recipe.popularity_days)
+        if recipe.model == "expert"
+        else popularity.fit_segments(data, segments, days=recipe.popularity_days),
         vectors=vectors,
         matrices=fitted.matrices if fitted else {},
         weights=fitted.weights if fitted else {},
@@ -134,6 +136,8 @@ def policy(recipe: Recipe, fitted: Embeddings | None) -> Policy:
         return Policy(model=recipe.name, encoder=fitted.encoder, repeat_weight=recipe.repeat_weight)
     if recipe.model == "repeats":
         return Policy(model=recipe.name, encoder=RepeatsSpec(), chain=("personal", "popular"))
+    if recipe.model == "expert":
+        return Policy(model=recipe.name, encoder=None, chain=("segment", "popular"))
     return Policy(model=recipe.name, encoder=None, chain=("popular",))
 
 

@@ -9,6 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from eval.evaluate import ALL, EXISTING, NEW
+from eval.metrics import HR, MRR, NDCG
+from eval.results import Estimate, Results
+from eval.scorecard import AUC
+from eval.slices import STANDING
+from serving.recommender import PurchasedPolicy
 
 
 def console() -> Console:
@@ -59,6 +64,51 @@ def differences(backtest: dict[str, Any]) -> list[str]:
             f"{row['mean']:+.4f} [{row['low']:+.4f}, {row['high']:+.4f}]"
         )
     return sentences
+
+
+def rolling_leaderboard(results: Results, policy: PurchasedPolicy) -> Table:
+    """Return the recipes of a rolling evaluation under a purchased policy, best first, with intervals."""
+    k, origins = results.setting.k, results.origins
+    table = Table(
+        title=f"{len(origins)} origins from {origins[0].at:%Y-%m-%d}, each judged by the "
+        f"{results.setting.horizon_days} days after it, purchased={policy} (95 % bootstrap intervals over customers)",
+        title_justify="left",
+    )
+    table.add_column("recipe")
+    columns = (f"NDCG@{k}", f"HR@{k}", f"MRR@{k}", "AUC", "NDCG existing", "NDCG new", "× expert", "coverage")
+    for column in columns:
+        table.add_column(column, justify="right")
+    multiples = {row.recipe: row.multiple for row in results.success if row.purchased == policy}
+    beyond = {row.recipe: row for row in results.beyond if row.purchased == policy}
+    rows = [row for recipe in results.recipes if (row := results.score(recipe.name, policy)) is not None]
+    for row in sorted(rows, key=lambda row: -row.metrics[NDCG].mean):
+        parts = [
+            results.score(row.recipe, policy, dimension=STANDING, value=value) for value in (EXISTING, NEW)
+        ]
+        multiple = multiples.get(row.recipe)
+        table.add_row(
+            row.recipe,
+            *(_interval(_ends(row.metrics.get(metric))) for metric in (NDCG, HR, MRR, AUC)),
+            *(_mean(None if part is None else _ends(part.metrics.get(NDCG))) for part in parts),
+            "–" if multiple is None else f"{multiple.mean:.2f}",
+            f"{beyond[row.recipe].coverage:.2f}",
+        )
+    return table
+
+
+def comparisons(results: Results) -> list[str]:
+    """Return one sentence for each recipe that the winner is compared with in NDCG."""
+    return [
+        f"purchased={row.purchased}: {row.better} − {row.worse} in NDCG@{results.setting.k} = "
+        f"{row.difference.mean:+.4f} [{row.difference.low:+.4f}, {row.difference.high:+.4f}], "
+        f"corrected p {row.p_holm:.2g}"
+        for row in results.comparisons
+        if row.metric == NDCG and results.verdict.winner in (row.better, row.worse)
+    ]
+
+
+def _ends(estimate: Estimate | None) -> dict[str, float] | None:
+    return None if estimate is None else estimate.model_dump()
 
 
 def answer(items: Sequence[dict[str, Any]]) -> Table:

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo import schema as s
+from feature_repo.names import CATEGORY_SEGMENT
 from training.dataset import TrainingSet
 
 Float32 = NDArray[np.float32]
@@ -51,6 +53,22 @@ def fit_segments(data: TrainingSet, segments: Mapping[str, str], *, days: int | 
             order, share = _ordered(data, mine)
             favourites[name] = order[share > 0][:SEGMENT_FAVOURITES]
     return favourites
+
+
+def fit_expert(data: TrainingSet, *, days: int | None) -> dict[str, Int32]:
+    """Return the best sellers (indices, best first) of each category, by the segment of those who like it best.
+
+    What an expert would do without a model: show everybody the best sellers of the category they buy most of. A
+    customer's segment is ``category:X`` where X is that category; of somebody without one nothing is known.
+    """
+    order, share = fit(data, days=days)
+    category = data.catalog.frame[s.CATEGORY]
+    sold = order[share > 0]
+    of_sold = category.iloc[sold].to_numpy()
+    return {
+        f"{CATEGORY_SEGMENT}{name}": sold[of_sold == name][:SEGMENT_FAVOURITES]
+        for name in sorted(set(category.iloc[sold].dropna()))
+    }
 
 
 def _lately(data: TrainingSet, days: int | None) -> NDArray[np.bool_]:

@@ -17,8 +17,10 @@ from training.models.base import Embeddings
 if TYPE_CHECKING:
     from training.recipe import Recipe
 
-ModelName = Literal["popularity", "repeats", "als", "bpr", "knn", "spectral", "lightfm", "two_tower", "blend"]
-BaselineName = Literal["popularity", "repeats"]
+ModelName = Literal[
+    "popularity", "repeats", "expert", "als", "bpr", "knn", "spectral", "lightfm", "two_tower", "blend"
+]
+BaselineName = Literal["popularity", "repeats", "expert"]
 
 #: Models whose recipes are baselines: every report shows them, every claim is held against them.
 BASELINES: Final[tuple[str, ...]] = get_args(BaselineName)

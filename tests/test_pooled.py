@@ -1,0 +1,177 @@
+"""Pooling of hand-made origins: means, slices, comparisons, multiples, and what the verdict says of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from eval.metrics import HR, NDCG
+from eval.pooled import AtOrigin, Pooled, pool
+from eval.results import RecipeInfo, Setting, Verdict
+from eval.rolling import LIST_METRICS, POLICY, SHOWN, Judged
+from eval.scorecard import AUC_ALL, AUC_CLASS, BASE_RATE, CONTACTS, LOGLOSS, TOP_SCORE, WEIGHT
+from eval.slices import STANDING
+from eval.verdict import verdict
+from feature_repo import schema as s
+
+START = datetime(2024, 5, 6, tzinfo=UTC)
+SETTING = Setting(k=10, seed=0, every_days=7, horizon_days=7, asked_origins=2, resamples=400, confidence=0.95)
+
+
+def judged(
+    ndcg: np.ndarray, customers: list[str], *, hr: np.ndarray | None = None, policy: str = "exclude"
+) -> Judged:
+    """A recipe whose every list metric is ``ndcg``, but for the hit rate."""
+    frame = pd.DataFrame(dict.fromkeys(LIST_METRICS, ndcg))
+    frame[HR] = ndcg if hr is None else hr
+    frame[s.CUSTOMER_ID], frame[POLICY], frame[SHOWN] = customers, policy, [[] for _ in customers]
+    rows = pd.DataFrame(
+        {
+            WEIGHT: 1.0,
+            AUC_ALL: ndcg,
+            AUC_CLASS: ndcg,
+            LOGLOSS: np.nan,
+            BASE_RATE: 0.25,
+            TOP_SCORE: 0.0,
+        },
+        index=pd.Index(customers, name=s.CUSTOMER_ID),
+    )
+    tiers = {what: [1, 2, 3] for what in ("products", "bought", "shown", "hits")}
+    told = {"coverage": 0.5, "gini": 0.25, "unseen": 0.0, "sources": {"popular": 1.0}, "tiers": tiers}
+    facts = {"gains": list(CONTACTS), "buyers": 3.0, "calibration": None, "lists": {policy: told}}
+    return Judged(frame, rows, facts)
+
+
+def origins(by_recipe: dict[str, list[np.ndarray]], customers: list[list[str]]) -> list[AtOrigin]:
+    """Origins a week apart; ``by_recipe`` has the NDCG of each customer at each."""
+    found = []
+    for place, names in enumerate(customers):
+        labels = pd.DataFrame(
+            {STANDING: ["new" if name.startswith("n") else "existing" for name in names]},
+            index=pd.Index(names, name=s.CUSTOMER_ID),
+        )
+        recipes = {recipe: judged(values[place], names) for recipe, values in by_recipe.items()}
+        found.append(AtOrigin(START + timedelta(weeks=place), recipes, labels))
+    return found
+
+
+def pooled(by_recipe: dict[str, list[np.ndarray]], customers: list[list[str]]) -> Pooled:
+    return pool(origins(by_recipe, customers), expert="expert", seed=0, resamples=400)
+
+
+def infos(names: list[str], *, models: int) -> list[RecipeInfo]:
+    return [
+        RecipeInfo(
+            name=name,
+            model="als" if number < models else "popularity",
+            baseline=number >= models,
+            probabilities=False,
+            recipe={"name": name, "model": "als" if number < models else "popularity"},
+            fit_seconds=0,
+            judge_seconds=0,
+        )
+        for number, name in enumerate(names)
+    ]
+
+
+def test_pooling_by_hand() -> None:
+    customers = [[f"e{i:02d}" for i in range(10)] + ["n1", "n2"], [f"e{i:02d}" for i in range(10)]]
+    first = np.r_[np.full(10, 0.5), 0.1, 0.3]
+    found = pooled({"als": [first, np.full(10, 0.2)], "expert": [first / 2, np.full(10, 0.1)]}, customers)
+    rows = {(row.recipe, row.dimension, row.value, row.at): row for row in found.lists}
+    whole = rows["als", "all", "all", None]
+    assert (whole.customers, whole.rows) == (12, 22)
+    assert whole.metrics[NDCG].mean == pytest.approx((10 * 0.5 + 0.4 + 10 * 0.2) / 22, abs=1e-6)
+    assert whole.metrics[NDCG].low <= whole.metrics[NDCG].mean <= whole.metrics[NDCG].high
+    existing = rows["als", STANDING, "existing", None]
+    assert (existing.customers, existing.rows) == (10, 20)
+    assert existing.metrics[NDCG].mean == pytest.approx(0.35)
+    # every existing customer has the same two values: drawn with both, no resample differs
+    assert (existing.metrics[NDCG].low, existing.metrics[NDCG].high) == pytest.approx((0.35, 0.35))
+    assert ("als", STANDING, "new", None) not in rows  # two rows name persons, not a kind
+    assert rows["als", "all", "all", START + timedelta(weeks=1)].metrics[NDCG].mean == pytest.approx(0.2)
+    (difference,) = [row for row in found.comparisons if row.metric == NDCG]
+    assert (difference.better, difference.worse) == ("als", "expert")
+    assert difference.difference.mean == pytest.approx(whole.metrics[NDCG].mean / 2, abs=1e-6)
+    assert difference.p == pytest.approx(2 / 401, abs=1e-6) and difference.p_holm == difference.p
+    multiples = {row.recipe: row.multiple for row in found.success}
+    assert multiples["als"] is not None and multiples["als"].mean == pytest.approx(2.0)
+    assert multiples["expert"] is not None and multiples["expert"].mean == 1.0
+    assert found.gains[0].contacts_for_80 == pytest.approx(0.8) and found.gains[0].lift["5 %"] == 1.0
+    (als, _) = found.beyond
+    assert als.tiers["tail"] == {"products": 6, "bought": 6, "shown": 6, "hits": 6}
+    candidates = {(row.recipe, row.value, row.at): row for row in found.candidates}
+    constant = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
+    assert candidates["als", "all", None].logloss_constant == pytest.approx(constant, abs=1e-6)
+    assert candidates["als", "all", None].auc is not None
+
+
+def told(means: dict[str, float], *, models: int, noise: float = 0.02, customers: int = 200) -> Verdict:
+    """The verdict on recipes, models first, whose customers differ by common and by own chance."""
+    rng = np.random.default_rng(0)
+    common = rng.normal(0, 0.05, customers)
+    names = [f"e{i:03d}" for i in range(customers)]
+    by_recipe = {
+        name: [mean + common + rng.permuted(np.linspace(-1, 1, customers)) * noise for _ in range(2)]
+        for name, mean in means.items()
+    }
+    found = pooled(by_recipe, [names, names])
+    return verdict(
+        infos(list(means), models=models), SETTING, found.lists, found.comparisons, found.candidates
+    )
+
+
+def test_a_model_that_wins_is_to_be_shipped() -> None:
+    found = told({"als": 0.3, "bpr": 0.2, "expert": 0.1, "popularity": 0.05}, models=2)
+    assert found.sentence.startswith("Ship als: it is surely better than all others")
+    assert "against the best baseline, expert" in found.sentence
+    assert found.sure and found.beats_baselines and not found.level_with
+    assert any("above expert in 2 of 2 weeks" in reason for reason in found.reasons)
+
+
+def test_two_models_that_cannot_be_told_apart_are_both_named() -> None:
+    found = told({"als": 0.3, "bpr": 0.2999, "expert": 0.1}, models=2)
+    assert found.sentence.startswith("Ship als: it is surely better than every baseline")
+    assert found.sentence.endswith("bpr cannot be told from it.")
+    assert not found.sure and found.beats_baselines and found.level_with == ["bpr"]
+
+
+def test_a_model_that_does_not_win_is_said_not_to() -> None:
+    found = told({"als": 0.1005, "expert": 0.1}, models=1, noise=0.2)
+    assert "not surely better than the baseline expert" in found.sentence
+    assert not found.beats_baselines
+    assert any(reason.startswith("Why the model cannot be shown to be better") for reason in found.reasons)
+
+
+def test_a_baseline_that_wins_is_said_to() -> None:
+    sure = told({"als": 0.1, "expert": 0.3}, models=1)
+    assert sure.winner == "expert"
+    assert sure.sentence.startswith(
+        "Do not ship a model: the baseline expert is surely better than every model"
+    )
+    unsure = told({"als": 0.1, "expert": 0.1003}, models=1, noise=0.2)
+    assert unsure.sentence.startswith("Do not ship a model on this evidence")
+    assert any("Why models cannot be shown" in reason for reason in unsure.reasons)
+    assert told({"popularity": 0.1, "expert": 0.2}, models=0).sentence.startswith(
+        "Of the baselines, expert is best"
+    )
+
+
+def test_a_ranker_is_held_against_the_recipe_without_it() -> None:
+    names = ["als", "als-ranked", "expert"]
+    rng = np.random.default_rng(0)
+    customers = [f"e{i:03d}" for i in range(100)]
+    found = pooled(
+        {name: [mean + rng.normal(0, 0.01, 100)] for name, mean in zip(names, (0.2, 0.3, 0.1), strict=True)},
+        [customers],
+    )
+    described = infos(names, models=2)
+    described[1] = described[1].model_copy(
+        update={"recipe": {**described[1].recipe, "ranker": {"trees": 50}}}
+    )
+    reasons = verdict(described, SETTING, found.lists, found.comparisons, found.candidates).reasons
+    (line,) = [reason for reason in reasons if reason.startswith("With and without the ranker")]
+    assert "als-ranked is surely above als" in line

@@ -24,7 +24,7 @@ _FOUND: Final = 3
 _MISSED: Final = 2
 _NEWCOMERS: Final = 1
 _HISTORY: Final = 8
-_PLACES: Final = 5
+_PLACES: Final = 10
 
 
 def examples(

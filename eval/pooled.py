@@ -6,6 +6,7 @@ with the same customers, so that differences are paired; p-values are corrected 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -167,8 +168,14 @@ def _parts(
         yield ALL, ALL, origin.at, table.origin == place
     for dimension in table.labels.columns:
         values = table.labels[dimension]
-        for value in sorted(values.dropna().unique(), key=str):
+        for value in sorted(values.dropna().unique(), key=_natural):
             yield str(dimension), str(value), None, (values == value).to_numpy(dtype=np.bool_)
+
+
+def _natural(value: object) -> tuple[int, str]:
+    """Return what sorts values: a number they begin with, then the text."""
+    leading = re.match(r"\d+", str(value))
+    return (int(leading.group()) if leading else 0, str(value))
 
 
 def _scores(

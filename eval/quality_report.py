@@ -9,15 +9,14 @@ number that is not in ``Inspection.to_dict``; the page only shows.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from jinja2 import Environment, PackageLoader, select_autoescape
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs  # type: ignore[import-untyped, unused-ignore]
 
+from eval.page import environment, write_page
 from feature_repo.quality import Inspection
 from feature_repo.quality_drift import MAJOR, Drift
 from feature_repo.quality_profile import TableProfile
@@ -51,38 +50,29 @@ def render_quality(inspection: Inspection, *, plotly_js: str | None = None) -> s
     """
     told = inspection.to_dict()
     charts = _charts(inspection)
-    environment = Environment(
-        loader=PackageLoader("eval", "templates"),
-        autoescape=select_autoescape(default=True, default_for_string=True),
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     script = get_plotlyjs() if plotly_js is None else plotly_js
     findings = sorted(told["findings"], key=lambda f: ("FAIL", "WARN", "PASS").index(f["status"]))
-    return environment.get_template("quality.html.j2").render(
-        told=told,
-        made_at=inspection.profile.made_at.replace("T", " ").replace("+00:00", " UTC"),
-        notable=[finding for finding in findings if finding["status"] != "PASS"],
-        passed=[finding for finding in findings if finding["status"] == "PASS"],
-        charts=[
-            {"id": key, **{k: chart[k] for k in ("title", "note", "height")}} for key, chart in charts.items()
-        ],
-        figures=_safe_json({key: chart["figure"] for key, chart in charts.items()}),
-        plotly_js=Markup(script.replace("</script", "<\\/script")) if charts else "",
+    return (
+        environment()
+        .get_template("quality.html.j2")
+        .render(
+            told=told,
+            made_at=inspection.profile.made_at.replace("T", " ").replace("+00:00", " UTC"),
+            notable=[finding for finding in findings if finding["status"] != "PASS"],
+            passed=[finding for finding in findings if finding["status"] == "PASS"],
+            charts=[
+                {"id": key, **{k: chart[k] for k in ("title", "note", "height")}}
+                for key, chart in charts.items()
+            ],
+            figures=_safe_json({key: chart["figure"] for key, chart in charts.items()}),
+            plotly_js=Markup(script.replace("</script", "<\\/script")) if charts else "",
+        )
     )
 
 
 def write_quality_report(inspection: Inspection, path: str | Path) -> Path:
     """Write the page to ``path``, to a file beside it first; folders are made."""
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(render_quality(inspection), encoding="utf-8")
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
-    return target
+    return write_page(render_quality(inspection), path)
 
 
 def _charts(inspection: Inspection) -> dict[str, dict[str, Any]]:

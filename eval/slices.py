@@ -94,9 +94,12 @@ def labels(facts: Facts, customers: Sequence[str], at: datetime) -> pd.DataFrame
     days = before.assign(day=before[s.AT].dt.floor("D")).groupby(s.CUSTOMER_ID)["day"].nunique()
     count = days.reindex(index).fillna(0)
     found[STANDING] = np.where(count > 0, EXISTING, NEW)
-    has_measures = facts.measured.reindex(index) < pd.Timestamp(at)
-    newcomer = pd.Series(np.where(has_measures, WITH_MEASURES, WITHOUT_MEASURES), index=index, dtype=object)
-    found[NEWCOMERS] = newcomer.where(count == 0)
+    if len(facts.measured):
+        has_measures = facts.measured.reindex(index) < pd.Timestamp(at)
+        newcomer = pd.Series(
+            np.where(has_measures, WITH_MEASURES, WITHOUT_MEASURES), index=index, dtype=object
+        )
+        found[NEWCOMERS] = newcomer.where(count == 0)
     tier = pd.Series(None, index=index, dtype=object)
     for least, name in _TIERS:
         tier[count >= least] = name

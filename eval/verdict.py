@@ -51,7 +51,7 @@ def verdict(
     reasons += _standing(lists, winner, first, strongest)
     if not beats:
         reasons.append(_why(lists, winner, first, setting, winner in baselines))
-    reasons += _chances(recipes, candidates, winner)
+    reasons += [*_over_candidates(candidates, winner), *_chances(recipes, candidates, winner)]
     return Verdict(
         winner=winner,
         sure=sure,
@@ -63,10 +63,10 @@ def verdict(
 
 
 class _Difference:
-    """How far the winner is above another recipe, and whether that is beyond chance."""
+    """Whether the winner is above another recipe beyond chance, and by how much."""
 
     def __init__(self, one: Comparison | None) -> None:
-        self.told = "" if one is None else f"+{one.difference.mean:.4f}, corrected p {_p(one.p_holm)}"
+        self.p = "" if one is None else _p(one.p_holm)
         self.sure = one is not None and one.p_holm < ALPHA and one.difference.mean > 0
 
 
@@ -108,11 +108,11 @@ def _sentence(
     if is_baseline:
         if not models:
             return f"Of the baselines, {winner} is best ({score}); no model was judged."
-        if set(level) & set(models):
-            near = _listed([name for name in level if name in models])
+        near = [name for name in level if name in models]
+        if near:
             return (
                 f"Do not ship a model on this evidence: the baseline {winner} is best ({score}), "
-                f"and {near} cannot be told from it."
+                f"and {_listed(near)} cannot be told from it."
             )
         return f"Do not ship a model: the baseline {winner} is surely better than every model ({score})."
     rivals = [name for name in level if name in baselines]
@@ -121,14 +121,16 @@ def _sentence(
             f"{winner} is ahead ({score}), but not surely better than the baseline {_listed(rivals)}: "
             f"the difference could be chance, so the simpler one may as well stay."
         )
-    against = f"{beaten[strongest].told} against the best baseline, {strongest}"
-    if level:
-        return (
-            f"Ship {winner}: it is surely better than every baseline ({score}; {against}); "
-            f"{_listed(level)} cannot be told from it."
-        )
-    others = "all others" if len(means) > 2 else "the other"
-    return f"Ship {winner}: it is surely better than {others} ({score}; {against})."
+    gain = (
+        f"{100 * (means[winner] / means[strongest] - 1):.0f} %" if means[strongest] > 0 else "infinitely far"
+    )
+    figures = f"{metric} {means[winner]:.4f} beside {means[strongest]:.4f} {where}; corrected p {beaten[strongest].p}"
+    whom = "every baseline" if level else "every other recipe"
+    also = f"; {_listed(level)} cannot be told from it" if level else ""
+    return (
+        f"Ship {winner}: on the same customers it is surely better than {whom}, {gain} above the best baseline, "
+        f"{strongest} ({figures}){also}."
+    )
 
 
 def _wins(
@@ -233,6 +235,18 @@ def _why(
         f"{row.rows:,} times fix a mean to about ± {half:.4f}, so smaller gains are lost in chance; more origins, or a "
         f"longer horizon than {setting.horizon_days} days, would show smaller ones."
     )
+
+
+def _over_candidates(candidates: Sequence[CandidateScore], winner: str) -> list[str]:
+    """Say which recipe puts all candidates in the best order, where it is another."""
+    areas = {c.recipe: c.auc.mean for c in candidates if (c.value, c.at) == (ALL, None) and c.auc is not None}
+    best = max(areas, key=lambda name: areas[name], default=winner)
+    if winner not in areas or best == winner:
+        return []
+    return [
+        f"Over all pairs of customers and products {best} has the better order (AUC {areas[best]:.3f} beside "
+        f"{areas[winner]:.3f}); the verdict looks at the few that are shown."
+    ]
 
 
 def _chances(recipes: Sequence[RecipeInfo], candidates: Sequence[CandidateScore], winner: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import shutil
 import sqlite3
@@ -105,6 +106,10 @@ def test_evaluate_writes_results_and_publishes_nothing(run: Run, own_copy: Publi
     assert (len(results.origins), results.setting.horizon_days, results.setting.k) == (2, 14, 5)
     assert results.run.command.startswith(f"nextbest evaluate {own_copy.tables} --config")
     assert results.verdict.sentence in told.out.replace("\n", " ")
+    report = path.with_name("report.html").read_text(encoding="utf-8")
+    assert results.run.command in html.unescape(report)
+    index = (own_copy.settings.reports / "index.html").read_text(encoding="utf-8")
+    assert f'href="{path.parent.name}/report.html"' in index
     again = run("evaluate", own_copy.tables, *words, "--json")
     assert Results.model_validate_json(again.out).lists == results.lists
 

@@ -2,79 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from eval.metrics import HR, NDCG
-from eval.pooled import AtOrigin, Pooled, pool
-from eval.results import RecipeInfo, Setting, Verdict
-from eval.rolling import LIST_METRICS, POLICY, SHOWN, Judged
-from eval.scorecard import AUC_ALL, AUC_CLASS, BASE_RATE, CONTACTS, LOGLOSS, TOP_SCORE, WEIGHT
+from eval.metrics import NDCG
+from eval.results import Verdict
 from eval.slices import STANDING
 from eval.verdict import verdict
-from feature_repo import schema as s
-
-START = datetime(2024, 5, 6, tzinfo=UTC)
-SETTING = Setting(k=10, seed=0, every_days=7, horizon_days=7, asked_origins=2, resamples=400, confidence=0.95)
-
-
-def judged(
-    ndcg: np.ndarray, customers: list[str], *, hr: np.ndarray | None = None, policy: str = "exclude"
-) -> Judged:
-    """A recipe whose every list metric is ``ndcg``, but for the hit rate."""
-    frame = pd.DataFrame(dict.fromkeys(LIST_METRICS, ndcg))
-    frame[HR] = ndcg if hr is None else hr
-    frame[s.CUSTOMER_ID], frame[POLICY], frame[SHOWN] = customers, policy, [[] for _ in customers]
-    rows = pd.DataFrame(
-        {
-            WEIGHT: 1.0,
-            AUC_ALL: ndcg,
-            AUC_CLASS: ndcg,
-            LOGLOSS: np.nan,
-            BASE_RATE: 0.25,
-            TOP_SCORE: 0.0,
-        },
-        index=pd.Index(customers, name=s.CUSTOMER_ID),
-    )
-    tiers = {what: [1, 2, 3] for what in ("products", "bought", "shown", "hits")}
-    told = {"coverage": 0.5, "gini": 0.25, "unseen": 0.0, "sources": {"popular": 1.0}, "tiers": tiers}
-    facts = {"gains": list(CONTACTS), "buyers": 3.0, "calibration": None, "lists": {policy: told}}
-    return Judged(frame, rows, facts)
-
-
-def origins(by_recipe: dict[str, list[np.ndarray]], customers: list[list[str]]) -> list[AtOrigin]:
-    """Origins a week apart; ``by_recipe`` has the NDCG of each customer at each."""
-    found = []
-    for place, names in enumerate(customers):
-        labels = pd.DataFrame(
-            {STANDING: ["new" if name.startswith("n") else "existing" for name in names]},
-            index=pd.Index(names, name=s.CUSTOMER_ID),
-        )
-        recipes = {recipe: judged(values[place], names) for recipe, values in by_recipe.items()}
-        found.append(AtOrigin(START + timedelta(weeks=place), recipes, labels))
-    return found
-
-
-def pooled(by_recipe: dict[str, list[np.ndarray]], customers: list[list[str]]) -> Pooled:
-    return pool(origins(by_recipe, customers), expert="expert", seed=0, resamples=400)
-
-
-def infos(names: list[str], *, models: int) -> list[RecipeInfo]:
-    return [
-        RecipeInfo(
-            name=name,
-            model="als" if number < models else "popularity",
-            baseline=number >= models,
-            probabilities=False,
-            recipe={"name": name, "model": "als" if number < models else "popularity"},
-            fit_seconds=0,
-            judge_seconds=0,
-        )
-        for number, name in enumerate(names)
-    ]
+from tests.planted_results import SETTING, START, infos, pooled
 
 
 def test_pooling_by_hand() -> None:
@@ -126,15 +63,19 @@ def told(means: dict[str, float], *, models: int, noise: float = 0.02, customers
 
 def test_a_model_that_wins_is_to_be_shipped() -> None:
     found = told({"als": 0.3, "bpr": 0.2, "expert": 0.1, "popularity": 0.05}, models=2)
-    assert found.sentence.startswith("Ship als: it is surely better than all others")
-    assert "against the best baseline, expert" in found.sentence
+    assert found.sentence.startswith(
+        "Ship als: on the same customers it is surely better than every other recipe"
+    )
+    assert "198 % above the best baseline, expert" in found.sentence
     assert found.sure and found.beats_baselines and not found.level_with
     assert any("above expert in 2 of 2 weeks" in reason for reason in found.reasons)
 
 
 def test_two_models_that_cannot_be_told_apart_are_both_named() -> None:
     found = told({"als": 0.3, "bpr": 0.2999, "expert": 0.1}, models=2)
-    assert found.sentence.startswith("Ship als: it is surely better than every baseline")
+    assert found.sentence.startswith(
+        "Ship als: on the same customers it is surely better than every baseline, "
+    )
     assert found.sentence.endswith("bpr cannot be told from it.")
     assert not found.sure and found.beats_baselines and found.level_with == ["bpr"]
 

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from eval.report.index import write_index
+from eval.report.page import write_report
 from serving.bundle import NAME, verify
 from serving.errors import ConfigError
 from serving.settings import Settings
@@ -46,7 +48,7 @@ def evaluate_command(
     k: Annotated[int, typer.Option("-k", min=1, max=100, help="How many products are shown.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print results.json.")] = False,
 ) -> None:
-    """Judge recipes over rolling origins, each fitted on what came before it; nothing is published.
+    """Judge recipes over rolling origins, each fitted on what came before it, and write a report; nothing is published.
 
     An interrupted run goes on where it stopped: what is finished is kept below reports/kept.
     """
@@ -66,7 +68,10 @@ def evaluate_command(
             now=now,
             progress=progress,
         )
-        path = results.write(settings.reports / f"evaluate-{now:%Y%m%d-%H%M%S}")
+        directory = settings.reports / f"evaluate-{now:%Y%m%d-%H%M%S}"
+        results.write(directory)
+        report = write_report(results, directory)
+        index = write_index(settings.reports)
     if as_json:
         typer.echo(results.model_dump_json())
         return
@@ -75,7 +80,7 @@ def evaluate_command(
         screen.print(rolling_leaderboard(results, policy))
     for sentence in (*comparisons(results), results.verdict.sentence, *results.verdict.reasons):
         screen.print(sentence, markup=False)
-    typer.echo(f"results: {path}")
+    typer.echo(f"report: {report}\nall reports: {index}")
 
 
 def _recipe(settings: Settings, tag: str) -> Recipe:

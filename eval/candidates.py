@@ -39,9 +39,13 @@ CELLS: Final = 8_000_000
 _PERSONAL, _SEGMENT = 3.0, 1.0  # where in a customer's order the sources begin; popular shares lie in [0, 1]
 
 
-def gives_probabilities(bundle: Bundle) -> bool:
-    """Return whether ``Recommender.score`` of this bundle gives calibrated chances of a purchase: it has a ranker."""
-    return getattr(bundle.manifest.policy, "ranker", None) is not None
+def chance_days(bundle: Bundle) -> int | None:
+    """Return within how many days ``Recommender.score`` gives the chance of a purchase; None where it gives none.
+
+    A bundle with a ranker gives calibrated chances, all others scores that only put products in order.
+    """
+    ranker = getattr(bundle.manifest.policy, "ranker", None)
+    return None if ranker is None else int(ranker.horizon_days)
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class Scored:
 
     order: Floats
     across: Floats
-    is_probability: bool
+    chance_days: int | None = None
 
 
 def score(recommender: Recommender, asked: Candidates) -> Scored:
@@ -164,19 +168,19 @@ def score(recommender: Recommender, asked: Candidates) -> Scored:
     if "segment" in bundle.manifest.policy.chain:
         _raise_favourites(recommender, asked, order)
     told = np.isfinite(own)
-    is_probability = gives_probabilities(bundle)
-    if bundle.vectors is not None and not is_probability:
+    days = chance_days(bundle)
+    if bundle.vectors is not None and days is None:
         told &= bundle.vectors[columns].any(
             axis=1
         )  # of the others the model knows nothing; their score is no score
     order[told] = _PERSONAL + (own - np.nanmin(own, initial=0.0))[told]
     heard, placed = told.any(axis=1), told.any(axis=0)
     if not heard.any() or isinstance(bundle.manifest.policy.encoder, RepeatsSpec):
-        return Scored(order, order, is_probability=False)
+        return Scored(order, order)
     least = own[told].min()
     usual = np.full(own.shape[1], least)
     usual[placed] = np.nanmean(np.where(told, own, np.nan)[:, placed], axis=0)
-    return Scored(order, np.where(told, own, usual), is_probability)
+    return Scored(order, np.where(told, own, usual), days)
 
 
 def _purchase_days(bundle: Bundle, customers: Sequence[str], columns: Int32) -> Floats:

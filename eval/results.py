@@ -77,12 +77,12 @@ class Setting(_Strict):
 
 
 class RecipeInfo(_Strict):
-    """A recipe that was judged; ``probabilities``: its scores are chances of a purchase."""
+    """A recipe that was judged; ``chance_days``: its scores are chances of a purchase within so many days."""
 
     name: str
     model: str
     baseline: bool
-    probabilities: bool
+    chance_days: int | None
     recipe: dict[str, Any]
     fit_seconds: float
     judge_seconds: float

@@ -126,7 +126,7 @@ class Judged:
             return None
 
 
-def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int) -> Judged:
+def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int, horizon_days: int) -> Judged:
     """Ask ``recommender`` at the origin of ``ground`` and judge what it says.
 
     Parameters
@@ -139,9 +139,11 @@ def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int)
         How the recipe is called.
     k
         How many products are shown to each customer.
+    horizon_days
+        Length of the window: chances of a purchase are held against what happened only where they are of as many days.
     """
     scored = score(recommender, ground.candidates)
-    card = scorecard(ground.candidates, scored, existing=ground.existing)
+    card = scorecard(ground.candidates, scored, existing=ground.existing, horizon_days=horizon_days)
     judged = [
         evaluate(recommender, ground.window, name=name, k=k, policy=policy)
         for policy in POLICIES
@@ -150,7 +152,7 @@ def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int)
     lists = pd.concat([_rows(one, ground, card) for one in judged], ignore_index=True)
     facts: dict[str, Any] = {
         "recipe": name,
-        "probabilities": scored.is_probability,
+        "chance_days": scored.chance_days,
         "gains": card.gains.tolist(),
         "buyers": card.buyers,
         "calibration": None if card.calibration is None else card.calibration.tolist(),

@@ -54,8 +54,10 @@ class Scorecard:
     calibration: Floats | None
 
 
-def scorecard(asked: Candidates, scored: Scored, *, existing: NDArray[np.bool_]) -> Scorecard:
-    """Judge scores; ``existing`` (rows,) tells who bought before the origin."""
+def scorecard(
+    asked: Candidates, scored: Scored, *, existing: NDArray[np.bool_], horizon_days: int
+) -> Scorecard:
+    """Judge scores by purchases within ``horizon_days``; ``existing`` (rows,) tells who bought before the origin."""
     known = asked.known
     weights = asked.row_weight[known, None] * asked.column_weight
     across, bought = scored.across[known], asked.bought[known]
@@ -71,7 +73,7 @@ def scorecard(asked: Candidates, scored: Scored, *, existing: NDArray[np.bool_])
     rows[BASE_RATE] = np.average(bought, axis=1, weights=asked.column_weight)
     rows[TOP_SCORE] = across.max(axis=1, initial=-np.inf) if across.shape[1] else np.nan
     calibration = None
-    if scored.is_probability:
+    if scored.chance_days == horizon_days:
         rows[LOGLOSS] = logloss(across, bought, asked.column_weight)
         calibration = calibration_bins(across, bought, weights)
     gains, buyers = gains_curve(across, bought, asked.row_weight[known])

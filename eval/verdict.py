@@ -51,7 +51,7 @@ def verdict(
     reasons += _standing(lists, winner, first, strongest)
     if not beats:
         reasons.append(_why(lists, winner, first, setting, winner in baselines))
-    reasons += [*_over_candidates(candidates, winner), *_chances(recipes, candidates, winner)]
+    reasons += [*_over_candidates(candidates, winner), *_chances(recipes, candidates, winner, setting)]
     return Verdict(
         winner=winner,
         sure=sure,
@@ -249,11 +249,18 @@ def _over_candidates(candidates: Sequence[CandidateScore], winner: str) -> list[
     ]
 
 
-def _chances(recipes: Sequence[RecipeInfo], candidates: Sequence[CandidateScore], winner: str) -> list[str]:
+def _chances(
+    recipes: Sequence[RecipeInfo], candidates: Sequence[CandidateScore], winner: str, setting: Setting
+) -> list[str]:
     """Say whether scores of the winner may be read as chances, and whether they are worth it."""
-    info = next(recipe for recipe in recipes if recipe.name == winner)
-    if not info.probabilities:
+    days = next(recipe for recipe in recipes if recipe.name == winner).chance_days
+    if days is None:
         return [f"The scores of {winner} rank products; they are not chances of a purchase."]
+    if days != setting.horizon_days:
+        return [
+            f"Its scores are chances of a purchase within {days} days; these windows have {setting.horizon_days}, "
+            f"so they cannot be held against what happened: --horizon {days} does that."
+        ]
     for row in candidates:
         if (row.recipe, row.value, row.at) == (winner, ALL, None) and row.logloss is not None:
             how = "below" if row.logloss.mean < row.logloss_constant else "not below"

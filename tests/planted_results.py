@@ -81,7 +81,7 @@ def infos(names: list[str], *, models: int) -> list[RecipeInfo]:
             name=name,
             model="als" if number < models else "popularity",
             baseline=number >= models,
-            probabilities=False,
+            chance_days=None,
             recipe={"name": name, "model": "als" if number < models else "popularity"},
             fit_seconds=0,
             judge_seconds=0,
@@ -118,7 +118,7 @@ def results(
     found = pool(runs, expert="expert", seed=0, resamples=400)
     described = infos(list(means), models=models)
     if probabilities:
-        described[1] = described[1].model_copy(update={"probabilities": True})
+        described[1] = described[1].model_copy(update={"chance_days": 7})
     at = [run.at for run in runs]
     shown = {
         recipe: [Shown(product_id="p1", name=name, hit=True), Shown(product_id="p2", name="Tea", hit=False)]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import timedelta
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.metrics import log_loss
 
-from eval.candidates import Candidates, Scored, first_by_hash, gives_probabilities, score
+from eval.candidates import Candidates, Scored, chance_days, first_by_hash, score
 from eval.evaluate import Window
 from eval.scorecard import (
     AUC_ALL,
@@ -82,8 +83,8 @@ def test_a_stranger_scores_like_the_average_customer() -> None:
     own = recommender.score(["c00", "c01"], [bundle.catalog.ids[c] for c in asked.columns], AT)
     np.testing.assert_allclose(scored.across[:2], own, atol=1e-6)
     np.testing.assert_allclose(scored.across[2], own.mean(axis=0), atol=1e-6)
-    assert not scored.is_probability
-    assert not gives_probabilities(bundle)
+    assert scored.chance_days is None
+    assert chance_days(bundle) is None
 
 
 def test_everything_is_asked_where_there_is_room_and_a_weighted_sample_elsewhere() -> None:
@@ -117,7 +118,7 @@ def test_what_is_drawn_depends_on_the_ids_alone() -> None:
     assert first_by_hash(["b", "a"], 5) == ["b", "a"]
 
 
-def planted(bought: np.ndarray, across: np.ndarray, *, known: list[bool], probability: bool = False) -> tuple:
+def planted(bought: np.ndarray, across: np.ndarray, *, known: list[bool], days: int | None = None) -> tuple:
     """Candidates and scores from matrices (customers, products)."""
     catalog = make_bundle().catalog
     n, m = bought.shape
@@ -134,14 +135,14 @@ def planted(bought: np.ndarray, across: np.ndarray, *, known: list[bool], probab
         owned=np.zeros_like(bought),
         population=(sum(known), m),
     )
-    return asked, Scored(across, across, probability)
+    return asked, Scored(across, across, days)
 
 
 def test_scorecard_by_hand() -> None:
     bought = np.array([[True, False, False], [False, False, False], [False, True, True]])
     across = np.array([[0.8, 0.1, 0.8], [0.2, 0.2, 0.2], [0.9, 0.5, 0.95]])
-    asked, scored = planted(bought, across, known=[True, True, False], probability=True)
-    card = scorecard(asked, scored, existing=np.array([True, False, True]))
+    asked, scored = planted(bought, across, known=[True, True, False], days=7)
+    card = scorecard(asked, scored, existing=np.array([True, False, True]), horizon_days=7)
     # within: c0: its purchase ties one of two others and is above the other; c2: .5 and .95 beside .9
     assert card.within["allow"].to_dict() == pytest.approx({"c0": 0.75, "c2": 0.5})
     # c2 was not known, so the pairs are those of c0 and c1: one purchase at .8 beside .1, .8, .2, .2, .2
@@ -153,15 +154,30 @@ def test_scorecard_by_hand() -> None:
     assert card.rows.loc["c0", LOGLOSS] == pytest.approx(-(np.log(0.8) + np.log(0.9) + np.log(0.2)) / 3)
     assert card.buyers == 1
     assert card.calibration is not None and card.calibration[:, 0].sum() == 6
-    bare = scorecard(asked, replace(scored, is_probability=False), existing=np.array([True, False, True]))
+    bare = scorecard(
+        asked, replace(scored, chance_days=None), existing=np.array([True, False, True]), horizon_days=7
+    )
     assert bare.calibration is None and bare.rows[LOGLOSS].isna().all()
+    # chances within seven days say nothing of what is bought within fourteen
+    later = scorecard(asked, scored, existing=np.array([True, False, True]), horizon_days=14)
+    assert later.calibration is None and later.rows[LOGLOSS].isna().all()
+
+
+def test_a_ranker_gives_chances_within_its_horizon() -> None:
+    bundle = make_bundle()
+    policy = SimpleNamespace(ranker=SimpleNamespace(horizon_days=28))
+    ranked = replace(bundle, manifest=SimpleNamespace(policy=policy))  # type: ignore[arg-type]
+    assert chance_days(ranked) == 28
 
 
 def test_products_bought_before_are_no_candidates_under_exclude() -> None:
     bought = np.array([[True, True, False]])
     asked, scored = planted(bought, np.array([[0.1, 0.9, 0.5]]), known=[True])
     card = scorecard(
-        replace(asked, owned=np.array([[True, False, False]])), scored, existing=np.array([True])
+        replace(asked, owned=np.array([[True, False, False]])),
+        scored,
+        existing=np.array([True]),
+        horizon_days=7,
     )
     assert card.within["exclude"].tolist() == [1.0]
     assert card.within["allow"].tolist() == [0.5]

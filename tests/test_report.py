@@ -134,6 +134,14 @@ def test_without_chances_there_is_nothing_to_calibrate(tmp_path: Path) -> None:
     assert "This is the first report of these tables" in text
 
 
+def test_chances_of_another_horizon_are_said_to_be(tmp_path: Path) -> None:
+    told = results(tmp_path, probabilities=False)
+    ranked = [recipe.model_copy(update={"chance_days": 28}) for recipe in told.recipes[:2]]
+    text = text_of(render_report(told.model_copy(update={"recipes": [*ranked, *told.recipes[2:]]})))
+    assert "are chances of a purchase within 28 days, and these windows have 7" in text
+    assert "--horizon 28" in text
+
+
 def test_one_origin_is_a_report_too(tmp_path: Path) -> None:
     page = render_report(results(tmp_path, origins_of=1))
     assert "At each of 1 instants (of 2 asked for; the history has no more)" in text_of(page)

@@ -112,17 +112,20 @@ class Judge:
             info = _told(origin, window, ground)
             _write(self.kept.of_origin(origin), info.model_dump_json())
             for recipe in missing:
-                judged = self._fit_and_judge(recipe, data, ground)
+                judged = self._fit_and_judge(recipe, data, ground, origin)
                 judged.save(self.kept.of_recipe(recipe, origin, k=self.k, seed=self.seed))
                 held[recipe.name] = judged
                 done()
         return info, {name: judged for name, judged in held.items() if judged is not None}
 
-    def _fit_and_judge(self, recipe: Recipe, data: TrainingSet, ground: Ground) -> Judged:
+    def _fit_and_judge(self, recipe: Recipe, data: TrainingSet, ground: Ground, origin: Origin) -> Judged:
         begun = perf_counter()
         bundle = assemble(recipe, data, seed=self.seed, threads=self.threads, tables_hash="", now=self.now)
         fitted = perf_counter()
-        judged = judge_recipe(Recommender(bundle, data.reader), ground, name=recipe.name, k=self.k)
+        days = (origin.end - origin.at).days
+        judged = judge_recipe(
+            Recommender(bundle, data.reader), ground, name=recipe.name, k=self.k, horizon_days=days
+        )
         seconds = {"fit_seconds": fitted - begun, "judge_seconds": perf_counter() - fitted}
         return Judged(judged.lists, judged.rows, {**judged.facts, **seconds})
 

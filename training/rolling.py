@@ -269,7 +269,7 @@ def _described(recipe: Recipe, runs: Sequence[AtOrigin]) -> RecipeInfo:
         name=recipe.name,
         model=recipe.model,
         baseline=recipe.model in BASELINES,
-        probabilities=all(bool(one["probabilities"]) for one in facts),
+        chance_days=facts[-1]["chance_days"],
         recipe=recipe.model_dump(mode="json"),
         fit_seconds=round(float(np.mean([one["fit_seconds"] for one in facts])), 3),
         judge_seconds=round(float(np.mean([one["judge_seconds"] for one in facts])), 3),

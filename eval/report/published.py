@@ -54,7 +54,7 @@ def why_compare(*, products: int, base_rate: float, has_chances: bool) -> str:
     base_rate
         The share of candidates bought here.
     has_chances
-        Whether any recipe's scores are chances of a purchase, so that it has a logloss.
+        Whether any recipe's scores are chances that were held against what happened, so that it has a logloss.
     """
     theirs = TABLE["all"].logloss
     sentences = [
@@ -68,5 +68,7 @@ def why_compare(*, products: int, base_rate: float, has_chances: bool) -> str:
         f"here {products:,} products.",
     ]
     if not has_chances:
-        sentences.append("No recipe here gives chances of a purchase, so there is no logloss of ours.")
+        sentences.append(
+            "No recipe here gives chances of a purchase within these windows, so there is no logloss of ours."
+        )
     return " ".join(sentences)

@@ -212,7 +212,7 @@ def published(results: Results, look: Look) -> dict[str, Any]:
         "why": why_compare(
             products=results.origins[-1].products_on_sale,
             base_rate=whole.base_rate,
-            has_chances=any(recipe.probabilities for recipe in results.recipes),
+            has_chances=bool(results.calibration),
         ),
         "success": [
             {"title": _WHERE[row.purchased], "multiple": f"{interval(row.multiple, 2)} ×"} for row in best
@@ -287,7 +287,7 @@ def card(results: Results) -> dict[str, Any]:
         "model": winner.model,
         "settings": settings,
         "baseline": winner.baseline,
-        "probabilities": winner.probabilities,
+        "chance_days": winner.chance_days,
         "fit_seconds": number(winner.fit_seconds, 1),
         "customers": last.known_customers,
         "products": last.products_on_sale,

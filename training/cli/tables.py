@@ -88,7 +88,8 @@ def rolling_leaderboard(results: Results, policy: PurchasedPolicy) -> Table:
         multiple = multiples.get(row.recipe)
         table.add_row(
             row.recipe,
-            *(_interval(_ends(row.metrics.get(metric))) for metric in (NDCG, HR, MRR, AUC)),
+            _interval(_ends(row.metrics.get(NDCG))),
+            *(_mean(_ends(row.metrics.get(metric))) for metric in (HR, MRR, AUC)),
             *(_mean(None if part is None else _ends(part.metrics.get(NDCG))) for part in parts),
             "–" if multiple is None else f"{multiple.mean:.2f}",
             f"{beyond[row.recipe].coverage:.2f}",

@@ -78,7 +78,8 @@ class FoldIn:
 
     def solve(self, products: Int32, extra: Float64) -> Float64:
         """Solve (YᵀY + λI + Σ (c−1) y yᵀ) x = Σ c y for the rows ``products`` with c − 1 = ``extra``."""
-        rows = self._vectors.take(products, axis=0).astype(np.float64)
+        # not ``take``: it copies all of a block of a wider matrix first
+        rows = np.asarray(self._vectors[products], dtype=np.float64)
         half = rows @ self._inverse
         gram = half @ rows.T  # what the d × d system says of the m products alone
         confidence = 1.0 + extra

@@ -57,6 +57,7 @@ FEATURES: Final = "features"
 GATE: Final = "gate"
 REFIT: Final = "refit"
 PUBLISH: Final = "publish"
+STEPS: Final = (EVENTS, TABLES, FEATURES, GATE, REFIT, PUBLISH)
 
 
 def refresh(

@@ -103,6 +103,11 @@ class Settings(BaseSettings):
         return self.home / "refresh"
 
     @property
+    def tuning(self) -> Path:
+        """Directory of the searches for settings."""
+        return self.home / "tune"
+
+    @property
     def bentoml_home(self) -> Path:
         """Directory of the BentoML store."""
         return Path(os.environ.get("BENTOML_HOME") or self.home / "bentoml").absolute()

@@ -147,6 +147,9 @@ def test_bundles_of_old_say_less(sides: list[Side]) -> None:
     assert [side.own() for side in old] == ["als", None, None]
     told = compared(old[0], old[1])
     assert told["metrics"] == [] and "neither backtest judged both" in told["comparable"]
+    short = {key: value for key, value in sides[1].manifest.recipe.items() if key != "bpr"}
+    of_old = replace(sides[1], manifest=sides[1].manifest.model_copy(update={"recipe": short}))
+    assert compared(of_old, sides[2])["recipe"] == {}, "what was not known then is as by default"
     nothing = compared(replace(sides[0], metrics={}), sides[2])
     assert nothing["a"]["window"] == {"train_before": None, "judged_until": None}
 

@@ -13,9 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import ValidationError
+
 from serving.bundle import NAME, verify
 from serving.errors import ConfigError
 from serving.manifest import Manifest
+from training.recipe import Recipe
 
 _WINDOW: Final = ("train_before", "judged_until")
 _OWN: Final = "recipe"
@@ -123,7 +126,7 @@ def compared(a: Side, b: Side) -> dict[str, Any]:
     return {
         "a": a.told(),
         "b": b.told(),
-        "recipe": _different(a.manifest.recipe, b.manifest.recipe),
+        "recipe": _different(_settings(a.manifest.recipe), _settings(b.manifest.recipe)),
         "same_data": _same_data(a, b),
         "metrics": metrics,
         "comparable": _comparable(a, b, metrics),
@@ -209,7 +212,12 @@ def _comparable(a: Side, b: Side, metrics: list[dict[str, Any]]) -> str:
 
 
 def _settings(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in recipe.items() if key != "name"}
+    """Return a recipe without its name; what an older version did not know has its default."""
+    try:
+        told = Recipe.model_validate(recipe).model_dump(mode="json")
+    except ValidationError:  # of a later version, or a field that is no more
+        told = dict(recipe)
+    return {key: value for key, value in told.items() if key != "name"}
 
 
 def _different(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, list[Any]]:

@@ -17,22 +17,17 @@ from serving.errors import DataError
 from serving.events import EVENTS, Event
 from serving.events.live import event_log
 from tests.conftest import NOW
-from tests.tiny_shop import MICROS, TINY, Shop, ready_shop, tiny
+from tests.tiny_shop import MICROS, TINY, Shop, tiny
 from training.cli import main
 from training.export import export
 from training.recipe import Recipe, TrainConfig
-from training.refresh import refresh
+from training.refresh import STEPS, refresh
 from training.refresh_runs import KEPT, Run, Runs
 from training.train import one_job
 
 
 class Killed(BaseException):
     """As ``kill -9`` would: nobody may catch it."""
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return ready_shop(tmp_path_factory.mktemp("ready"))
 
 
 @pytest.fixture
@@ -106,8 +101,6 @@ def test_an_export_is_cut_at_an_instant_within_a_page(shop: Shop) -> None:
     log.close()
 
 
-#: Writes of the record in a run: one as it begins, one after each of six steps, and the last.
-WRITES = 8
 OTHER = TINY.replace("epochs = 10", "epochs = 12")
 
 
@@ -150,26 +143,28 @@ def left_alone(ready: Shop, tmp_path_factory: pytest.TempPathFactory) -> LeftAlo
     return LeftAlone(before, featured, before.copy(place / "clean").refresh())
 
 
-@pytest.mark.parametrize("number", range(WRITES))
-def test_killed_between_any_two_steps_it_ends_the_same(
-    left_alone: LeftAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+def test_killed_after_each_step_it_ends_the_same(
+    left_alone: LeftAlone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The work of a step is done and its record not yet written: the worst moment of each."""
-    clean = left_alone.clean
-    late = number >= 4
-    shop = (left_alone.featured if late else left_alone.before).copy(tmp_path)
-    # a run gone on with writes one record as the call begins, and none for the steps that are done
-    killed_at(monkeypatch, number - 3 if late else number, shop, days=2 if late else 1)
+    """Every call is killed where the work of a step is done and its record not yet written: the worst moment."""
+    clean, shop = left_alone.clean, left_alone.before.copy(tmp_path)
+    killed_at(monkeypatch, 0, shop)
+    assert len(Runs(shop.settings.refresh).all()) == 1, (
+        "killed before anything was written, nothing was begun"
+    )
+    for step in STEPS:
+        # the first write says that a call begins, the second one makes up for the step that was not told of
+        killed_at(monkeypatch, 1 if step == STEPS[0] else 2, shop)
+        held = Runs(shop.settings.refresh).newest()
+        assert held is not None and list(held.seconds) == list(STEPS[: STEPS.index(step)])
     shop.tell("meanwhile", count=2, day=4)
-    run = shop.refresh(days=5 if number else 1)
-    assert run.outcome == "published"
-    assert len(run.calls) == (3 if late else 2 if number else 1)
+    run = shop.refresh(days=5)
+    assert (run.outcome, len(run.calls)) == ("published", 7)
     assert run.bundle == clean.bundle, (
         "the version is a hash of every file: vectors, metrics and data are the same"
     )
     assert (run.data, run.gate) == (clean.data, clean.gate)
     assert f"nextbest:{shop.live}" == clean.bundle
-    assert not [path for path in shop.settings.bundles.iterdir() if path.name.startswith(".")]
     versions = {path.name for path in shop.settings.bundles.iterdir()}
     assert versions == {path.name for path in left_alone.before.settings.bundles.iterdir()} | {run.version}
     log = event_log(shop.settings)

@@ -16,7 +16,7 @@ from feature_repo import schema as s
 from feature_repo.tables import Tables
 from serving.errors import ConfigError, DataError, HomeBusy
 from tests.conftest import NOW
-from tests.tiny_shop import Shop, ready_shop
+from tests.tiny_shop import Shop
 from training.cli import main
 from training.recipe import Recipe, TrainConfig
 from training.search import Field, Point, Search, distribution
@@ -45,11 +45,6 @@ factors = 8
 name = "repeats"
 model = "repeats"
 """
-
-
-@pytest.fixture(scope="module")
-def ready(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    return ready_shop(tmp_path_factory.mktemp("ready"))
 
 
 @pytest.fixture(scope="module")
@@ -239,11 +234,11 @@ def test_every_model_survives_the_toml(field: Field) -> None:
 def test_time_is_shared_and_that_of_earlier_calls_counts(shop: Shop) -> None:
     found = tune(shop.settings, shop.tables, start(), minutes=0.0, now=NOW)
     assert [len(one.points) for one in found.found] == [1, 1], "where each begins, whatever the time"
-    found = tune(shop.settings, shop.tables, start(), minutes=0.02, now=NOW)
+    found = tune(shop.settings, shop.tables, start(), minutes=0.01, now=NOW)
     spent = {one.best.recipe.name: [point.seconds for point in one.points] for one in found.found}
     for seconds in spent.values():
-        assert sum(seconds) >= 0.6 > sum(seconds[:-1]), "half of 1.2 seconds each, and no trial cut short"
-    again = tune(shop.settings, shop.tables, start(), minutes=0.02, now=NOW)
+        assert sum(seconds) >= 0.3 > sum(seconds[:-1]), "half of 0.6 seconds each, and no trial cut short"
+    again = tune(shop.settings, shop.tables, start(), minutes=0.01, now=NOW)
     assert again.found == found.found
 
 

@@ -16,7 +16,19 @@ import duckdb
 import typer
 
 from serving.errors import NextbestError
-from training.cli import benchmark, data, demo, events, features, models, recommend, serve, train
+from training.cli import (
+    benchmark,
+    data,
+    demo,
+    events,
+    features,
+    models,
+    recommend,
+    refresh,
+    serve,
+    train,
+    tune,
+)
 
 app = typer.Typer(
     name="nextbest",
@@ -25,7 +37,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (demo, data, features, train, models, serve, recommend, events, benchmark):
+for group in (demo, data, features, train, tune, refresh, models, serve, recommend, events, benchmark):
     group.register(app)
 
 

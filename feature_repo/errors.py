@@ -6,6 +6,7 @@ the name the upper floors use. Each message says what was expected, what was fou
     NextbestError
     ├── DataError(ValueError)      the data break the contract        → the job stops
     ├── ConfigError(ValueError)    a setting or option is wrong       → exit 2
+    │   └── HomeBusy               another job holds the home         → `refresh` exits 75
     ├── BundleError                a published artifact is not whole  → not ready
     ├── FeatureUnavailable         the online store is down or slow   → degrade, count, serve
     └── EventLogUnavailable        the event log cannot take an event → 503 with Retry-After
@@ -19,6 +20,7 @@ __all__ = [
     "DataError",
     "EventLogUnavailable",
     "FeatureUnavailable",
+    "HomeBusy",
     "NextbestError",
 ]
 
@@ -33,6 +35,10 @@ class DataError(NextbestError, ValueError):
 
 class ConfigError(NextbestError, ValueError):
     """A setting, option or configuration file is wrong."""
+
+
+class HomeBusy(ConfigError):  # noqa: N818 - it is a state, and passes by itself
+    """Another job writes to the home; the same call works once that has ended."""
 
 
 class BundleError(NextbestError):

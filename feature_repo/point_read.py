@@ -94,18 +94,25 @@ class PointReader:
 
 
 class _Redis:
-    """One HMGET an entity; several go out together."""
+    """One HMGET an entity; several go out together.
+
+    Connections wait here rather than in redis-py's pool, which looks at the socket each time one is taken, for as long
+    as all else takes. One that the server has closed meanwhile is found out by its first use, and replaced.
+    """
 
     def __init__(self, store: FeatureStore, online: Any, columns: Columns, timeout_s: float) -> None:
         from redis.backoff import NoBackoff
+        from redis.exceptions import ConnectionError as Lost
         from redis.retry import Retry
 
+        self.lost = Lost
         pool = online._get_client(store.config.online_store).connection_pool
         options = {"socket_timeout": timeout_s, "socket_connect_timeout": timeout_s}
-        self._pool = type(pool)(
-            connection_class=pool.connection_class,
+        self._connection = partial(
+            pool.connection_class,
             **{**pool.connection_kwargs, **options, "retry": Retry(NoBackoff(), 0)},
         )
+        self._waiting: list[Any] = []
         self._join_key = columns[0][0].join_keys[0]
         self._project = store.config.project.encode()
         self._head = b"*%d\r\n$5\r\nHMGET\r\n" % (2 + len(columns))
@@ -116,41 +123,63 @@ class _Redis:
         command = b"".join(
             part for key in keys for part in (self._head, bulk_string(key + self._project), self._fields)
         )
-        connection = self._pool.get_connection()
+        return _Answering(self, command, len(keys))
+
+    def sent(self, command: bytes, *, anew: bool = False) -> tuple[Any, bool]:
+        """Send a command; return its connection, and whether that has been in use before. ``anew``: it may not have."""
+        try:
+            connection, is_used = (self._connection(), False) if anew else (self._waiting.pop(), True)
+        except IndexError:
+            connection, is_used = self._connection(), False
         try:
             connection.send_packed_command([command])
-        except BaseException:
+        except Exception:
             connection.disconnect()
-            self._pool.release(connection)
-            raise
-        return _Answering(self._pool, connection, len(keys))
+            if not is_used:
+                raise
+            return self.sent(command, anew=True)
+        return connection, is_used
+
+    def give_back(self, connection: Any) -> None:
+        """Take a connection of which every answer was read."""
+        self._waiting.append(connection)
 
     def close(self) -> None:
-        self._pool.disconnect()
+        while self._waiting:
+            self._waiting.pop().disconnect()
 
 
 class _Answering:
     """Answers of Redis that are on their way over a connection."""
 
-    def __init__(self, pool: Any, connection: Any, count: int) -> None:
-        self._pool = pool
-        self._connection = connection
+    def __init__(self, redis: _Redis, command: bytes, count: int) -> None:
+        self._redis = redis
+        self._command = command
         self._count = count
+        self._connection, self._is_used = redis.sent(command)
 
     def finish(self) -> list[Row]:
         try:
-            rows = [self._connection.read_response(disable_decoding=True) for _ in range(self._count)]
+            rows = self._rows()
+        except self._redis.lost:
+            self.drop()
+            if not self._is_used:
+                raise
+            self._connection, self._is_used = self._redis.sent(self._command, anew=True)
+            return self.finish()
         except BaseException:
             self.drop()
             raise
-        self._pool.release(self._connection)
+        self._redis.give_back(self._connection)
         self._connection = None
         return rows
+
+    def _rows(self) -> list[Row]:
+        return [self._connection.read_response(disable_decoding=True) for _ in range(self._count)]
 
     def drop(self) -> None:
         if self._connection is not None:
             self._connection.disconnect()  # what still comes over it is nobody's answer
-            self._pool.release(self._connection)
             self._connection = None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import repeat
 from typing import Any, Final
 
 import numpy as np
@@ -115,8 +116,7 @@ class History:
         """Return the product index (events,) of each event, −1 where ``index`` has none; remembered for one of them."""
         held = self.__dict__.get("_places")
         if held is None or held[0] is not index:
-            get = index.get
-            found = np.array([get(product, -1) for product in self.products], dtype=np.int32)
+            found = np.fromiter(map(index.get, self.products, repeat(-1)), np.int32, len(self.products))
             held = self.__dict__["_places"] = (index, found)
         return held[1]
 

@@ -18,11 +18,12 @@ from typing import Any
 from feature_repo.casts import quoted
 from feature_repo.checks import checks
 from feature_repo.checks_form import Check, Finding, Status
+from feature_repo.errors import DataError
 from feature_repo.schema import CONSENT_PREFIX, CUSTOMERS, ROW_NUMBER, TABLES, Table
 from feature_repo.tables import Tables
 from feature_repo.views import stored_columns
 
-__all__ = ["Finding", "Status", "Validation", "check_rows", "validate"]
+__all__ = ["Finding", "Status", "Validation", "check_rows", "require_sound", "validate"]
 
 _EXAMPLES = 3
 _FIELDS = 6
@@ -81,6 +82,24 @@ def validate(tables_dir: str | Path, *, now: datetime | None = None, memory_limi
     """
     with Tables.open(tables_dir, memory_limit=memory_limit, strict=False) as tables:
         return Validation(str(tables_dir), tuple(check_rows(tables, now=now)))
+
+
+def require_sound(tables_dir: str | Path, *, now: datetime) -> None:
+    """Refuse tables that fail a check.
+
+    Raises
+    ------
+    DataError
+        A check fails; the first finding is told.
+    """
+    validation = validate(tables_dir, now=now)
+    failed = [finding for finding in validation.findings if finding.status == "FAIL"]
+    if failed:
+        first = failed[0]
+        raise DataError(
+            f"expected sound tables in {tables_dir}, found {len(failed)} failed checks, first {first.table}: "
+            f"{first.check} ({first.message}); see `nextbest validate {tables_dir}`"
+        )
 
 
 def check_rows(tables: Tables, *, now: datetime | None = None) -> list[Finding]:

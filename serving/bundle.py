@@ -142,6 +142,13 @@ def sweep(bundles: Path) -> None:
         shutil.rmtree(left, ignore_errors=True)
 
 
+def remove(bundles: Path, version: str) -> None:
+    """Remove the bundle ``version`` in one step, as far as anybody can see; an absent one is no error."""
+    root = bundles / version
+    if root.is_dir():
+        shutil.rmtree(root.replace(bundles / f"{_STAGING}{version}"), ignore_errors=True)
+
+
 def load(bundles: Path, version: str) -> Bundle:
     """Verify and load the bundle ``version``.
 

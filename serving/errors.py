@@ -6,6 +6,7 @@ from feature_repo.errors import (
     DataError,
     EventLogUnavailable,
     FeatureUnavailable,
+    HomeBusy,
     NextbestError,
 )
 
@@ -15,5 +16,6 @@ __all__ = [
     "DataError",
     "EventLogUnavailable",
     "FeatureUnavailable",
+    "HomeBusy",
     "NextbestError",
 ]

@@ -25,10 +25,14 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class CustomerState:
-    """What is known of one customer: slow features (``row``) and the recent ``history``."""
+    """What is known of one customer: slow features (``row``) and the recent ``history``.
+
+    A reader that gives the same state again, for one recommender, gives it a ``memo``: what that has made of it.
+    """
 
     row: Row = field(default_factory=dict)
     history: History = field(default_factory=History.empty)
+    memo: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def segment(self) -> str:

@@ -1,12 +1,12 @@
 """The product index: the best products of a query by inner product, under any mask.
 
-The exact kind scores the products whose vectors are long enough to matter (``serving/scan.py``), in about half the time
-of FAISS's own scan; FAISS's index of it is what others may open. The other kinds have two stages: FAISS proposes
-candidates from something smaller than the vectors, then the exact inner products of those that are allowed decide.
-Wherever candidates do not settle the answer, because a mask leaves too few of them or a tie straddles the cut, every
-allowed product is scored. So min(n, allowed) products always come back, with exact scores, ties by product index; an
-approximate kind may only miss a product, and how often was measured when it was chosen. Which kind a catalog gets:
-``serving/index_choice.py``.
+The exact kind scores the products whose vectors are long enough to matter (``serving/scan.py``); FAISS's index of it is
+what others may open. The other kind scores the longest products exactly, which are the best of most queries and which
+codes get wrong most, and FAISS proposes candidates among the others from codes smaller than the vectors; then the exact
+inner products of those that are allowed decide. Wherever candidates do not settle the answer, because a mask leaves too
+few of them or a tie straddles the cut, every allowed product is scored. So min(n, allowed) products always come back,
+with exact scores, ties by product index; an approximate kind may only miss a product, and how often was measured when
+it was chosen. Which kind a catalog gets: ``serving/index_choice.py``.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serving.errors import BundleError
-from serving.scan import Scan, nth_at_least
+from serving.scan import Scan, inner, nth_at_least
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -32,7 +32,7 @@ IndexType = Literal["exact inner product", "product quantised"]
 EXACT: Final[IndexType] = "exact inner product"
 PRODUCT: Final[IndexType] = "product quantised"
 
-#: The depth of an approximate kind is meant for up to so many products; whoever asks for more goes deeper.
+#: The depth of an approximate kind is meant for so many products; it goes with the root of how many are asked for.
 DEPTH_N: Final = 100
 
 #: Searching for more than one in so many products, or for so many times what is needed, costs as much as a scan.
@@ -42,6 +42,7 @@ _FAISS: Final[Mapping[str, type[faiss.Index]]] = {
     EXACT: faiss.IndexFlatIP,
     PRODUCT: faiss.IndexPQFastScan,
 }
+_DESIGN: Final = ("type", "parts", "depth", "longest")
 _SPARSE: Final = 3  # fewer than one in so many allowed: gathering their vectors beats scanning all
 
 
@@ -59,11 +60,14 @@ class Design:
         Of a product quantiser.
     depth
         How many candidates are rescored; 0 for the exact kind.
+    longest
+        So many of the longest products are always scored, and are in no code.
     """
 
     type: IndexType = EXACT
     parts: int = 0
     depth: int = 0
+    longest: int = 0
 
     def candidates(self, vectors: Float32) -> faiss.Index:
         """Return FAISS's index of ``vectors``, trained where it has to be."""
@@ -74,8 +78,15 @@ class Design:
                 index = faiss.IndexFlatIP(dimensions)
             case "product quantised":
                 index = faiss.IndexPQFastScan(dimensions, self.parts, 4, faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors)
-        index.add(vectors)
+        if not self.longest:
+            index.train(vectors)
+            index.add(vectors)
+            return index
+        held = Scan(vectors, longest=self.longest).held
+        index.train(np.delete(vectors, held, axis=0))
+        others = vectors.copy()
+        others[held] = 0.0
+        index.add(others)
         return index
 
 
@@ -95,7 +106,10 @@ class ProductIndex:
     def __init__(self, candidates: faiss.Index, vectors: Float32, design: Design) -> None:
         self._candidates = candidates
         self._vectors = vectors
-        self._scan = Scan(vectors) if design.type == EXACT else None
+        self._scan = Scan(vectors, longest=None if design.type == EXACT else design.longest)
+        self._is_exact = design.type == EXACT
+        self._is_short = np.ones(len(vectors), dtype=np.bool_)
+        self._is_short[self._scan.held] = False
         self.design = design
 
     @classmethod
@@ -118,14 +132,14 @@ class ProductIndex:
         vectors
             What was indexed.
         told
-            What the manifest says of the index; only ``type``, ``parts`` and ``depth`` are read.
+            What the manifest says of the index; only the fields of ``Design`` are read.
 
         Raises
         ------
         BundleError
             The file is not such an index.
         """
-        design = Design(**{name: told[name] for name in ("type", "parts", "depth") if name in told})
+        design = Design(**{name: told[name] for name in _DESIGN if name in told})
         try:
             index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP_IFC)
         except RuntimeError as error:
@@ -181,35 +195,39 @@ class ProductIndex:
 
     def reached(self, queries: Float32, n: int) -> float:
         """Return which share of the products the exact kind scores for the ``n`` best of each query, in the mean."""
-        assert self._scan is not None
         return float(np.mean([self._scan.reach(query, n) for query in queries])) / len(self)
 
     def _found(
         self, query: Float32, n: int, allowed: Mask | None, passing: int
     ) -> tuple[NDArray[Any], Float32]:
-        if self._scan is not None and passing * _SPARSE >= len(self):
+        if self._is_exact and passing * _SPARSE >= len(self):
             return self._scan.search(query, n, allowed=allowed, passing=passing)
-        proposed = None if self._scan is not None else self._proposed(query, n, allowed, passing)
+        proposed = None if self._is_exact else self._proposed(query, n, allowed, passing)
         return proposed or self._scanned(query, n, allowed, passing)
 
     def _proposed(
         self, query: Float32, n: int, allowed: Mask | None, passing: int
     ) -> tuple[NDArray[Any], Float32] | None:
-        """Return the best among the candidates; None where they do not settle the answer."""
-        need = math.ceil(self.design.depth * max(1.0, n / DEPTH_N))
+        """Return the best among the longest and the candidates; None where they do not settle the answer."""
+        longest, are_all = self._scan.among_longest(query, n, allowed=allowed)
+        if are_all:
+            scores = inner(self._vectors, longest, query)
+            order = np.lexsort((longest, -scores))[:n]
+            return longest[order], scores[order]
+        need = max(math.ceil(self.design.depth * math.sqrt(n / DEPTH_N)), n)
         # of so many candidates a mask that has nothing to do with the query leaves enough: four deviations of spare
         deep = math.ceil((need + 4.0 * math.sqrt(need)) * len(self) / passing)
         deep = min(deep, need + len(self) - passing)
         while deep <= min(need * DEEPEST, len(self) // DEEPEST):
             found = self._candidates.search(query[None, :], deep)[1][0]
-            kept = found if allowed is None else found[allowed[found]]
+            kept = found[self._is_short[found] if allowed is None else self._is_short[found] & allowed[found]]
             if len(kept) >= need:
-                kept = kept[:need]
-                scores = self._vectors[kept] @ query
-                order = np.lexsort((kept, -scores))
+                products = np.concatenate([longest, kept[:need]])
+                scores = inner(self._vectors, products, query)
+                order = np.lexsort((products, -scores))[:n]
                 # else more products may tie with the last one, and the first of them by index are due
-                settled = scores[order[-1]] < scores[order[n - 1]]
-                return (kept[order[:n]], scores[order[:n]]) if settled else None
+                settled = scores[len(longest) :].min() < scores[order[-1]]
+                return (products[order], scores[order]) if settled else None
             deep *= 2
         return None
 
@@ -223,7 +241,7 @@ class ProductIndex:
             return places, scores[places]
         rows = np.flatnonzero(allowed)
         sparse = passing * _SPARSE < len(self)
-        scores = self._vectors[rows] @ query if sparse else (self._vectors @ query)[rows]
+        scores = inner(self._vectors, rows, query) if sparse else (self._vectors @ query)[rows]
         places = best(scores, n)
         return rows[places], scores[places]
 

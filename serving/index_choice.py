@@ -1,11 +1,11 @@
 """Which index a catalog gets, by size and dimensions, gated by the recall that real queries have on it.
 
-The time of a search is reckoned in bytes that a scan of float32 vectors reads in it. The exact kind reads those of the
-products that it has to score, turned, which takes half the time: how many these are is counted on the queries. A
-product quantiser scans half a byte a part of each product and rescores candidates exactly, each of which costs
-``12,000 + 16 · dimensions`` such bytes (measured). Designs of 2 dimensions a part or 1, and of 300 to 4,000 candidates,
-at most one in 8 products, that are reckoned at less than three quarters of the exact kind are tried, the cheapest
-first.
+The time of a search is reckoned in the bytes that it reads, as a service finds them: other work has pushed them out of
+the nearest caches. The exact kind reads the vectors of the products that it has to score: how many these are is counted
+on the queries. A product quantiser reads half a byte a part of each product and the vectors of the longest products,
+``LONGEST_BYTES`` in all; another pass costs as much as ``PASS`` bytes, and each candidate that is rescored as
+``5,000 + 16 · dimensions`` (measured). Designs of 2 dimensions a part or 1, and of 100 to 4,000 candidates, at most one
+in 8 products, that are reckoned at less than three quarters of the exact kind are tried, the cheapest first.
 
 The first one is taken whose recall among the first 10 and the first 100 products, against the exact answer, is at least
 .99 even two standard errors below its mean over the queries: those of ``QUERIES`` customers, or of products where fewer
@@ -34,9 +34,10 @@ RECALL: Final = 0.99
 QUERIES: Final = 500
 FEWEST: Final = 100
 _CUTS: Final = (10, 100)
-_DEPTHS: Final = (300, 500, 700, 1000, 2000, 4000)
+_DEPTHS: Final = (100, 200, 300, 500, 700, 1000, 2000, 4000)
 _WORTH_IT: Final = 0.75
-_TURNED: Final = 0.5
+LONGEST_BYTES: Final = 2**20
+PASS: Final = 1_000_000
 #: So many products have to be found where 10 are asked for and a mask leaves .8: what the exact kind is judged by.
 _USUAL_N: Final = 30
 _SAME: Final = 1e-5  # float32 sums of the same numbers differ by their order
@@ -78,14 +79,19 @@ def designs(products: int, dimensions: int, *, reached: float = 1.0) -> list[Des
         The share of products that the exact kind has to score.
     """
     parts = [dimensions] if dimensions % 2 else [dimensions // 2, dimensions]
+    longest = LONGEST_BYTES // (4 * max(dimensions, 1))
     able = [
-        Design(PRODUCT, part, depth) for part in parts for depth in _DEPTHS if depth * DEEPEST <= products
+        Design(PRODUCT, part, depth, longest)
+        for part in parts
+        for depth in _DEPTHS
+        if max(depth, longest) * DEEPEST <= products
     ]
 
     def cost(design: Design) -> float:
-        return products * design.parts / 2 + design.depth * (12_000 + 16 * dimensions)
+        codes = products * design.parts / 2
+        return codes + LONGEST_BYTES + PASS + design.depth * (5_000 + 16 * dimensions)
 
-    exact = 4 * products * dimensions * reached * _TURNED
+    exact = 4 * products * dimensions * reached
     return sorted((design for design in able if cost(design) < _WORTH_IT * exact), key=cost)
 
 

@@ -8,6 +8,7 @@ the reference once, so it is answered by exactly one bundle.
 from __future__ import annotations
 
 import fcntl
+import gc
 import json
 import logging
 import os
@@ -176,6 +177,7 @@ class Follower:
                 return
             if self.current is None or self.current.bundle.version != version:
                 self.current = self._load(version)
+                _spare_the_collector()
                 log.info("serving %s", self.current.bundle.tag)
             self._refused, self.problem = None, ""
         except Exception as error:  # the thread must outlive whatever a damaged bundle raises
@@ -194,3 +196,10 @@ class Follower:
     def _follow(self) -> None:
         while not self._stop.wait(self._poll_seconds):
             self.look()
+
+
+def _spare_the_collector() -> None:
+    """Let the garbage collector pass over a bundle from now on: looking through it takes longer than many answers."""
+    gc.unfreeze()  # what of the bundle before was in cycles
+    gc.collect()
+    gc.freeze()

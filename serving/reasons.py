@@ -41,8 +41,10 @@ class Nearness:
 
     def between(self, left: Int32, right: Int32) -> Float32:
         """Return the cosines (left, right)."""
-        inner = self._vectors[left] @ self._vectors[right].T
-        return np.asarray(inner * self._scale[left][:, None] * self._scale[right], dtype=np.float32)
+        inner = self._vectors.take(left, axis=0) @ self._vectors.take(right, axis=0).T
+        inner *= self._scale.take(left)[:, None]
+        inner *= self._scale.take(right)
+        return np.asarray(inner)
 
     def mean(self, given: Int32) -> Float32:
         """Return the mean cosine (products,) with the given products."""
@@ -88,15 +90,14 @@ class Reasons:
 
     def _nearest(self, products: Sequence[int], subject: Subject) -> list[Reason]:
         events = subject.history.places(self._catalog.index)
-        seen = np.unique(np.concatenate([events[events >= 0], subject.context]))
+        seen = np.concatenate([subject.context, events[events >= 0]])
         if self._nearness is None or not len(seen):
             return [_FOR_YOU] * len(products)
         cosines = self._nearness.between(seen, np.array(products, dtype=np.int32))
+        places = cosines.argmax(axis=0)
+        nearest_of, highest = seen[places].tolist(), cosines[places, np.arange(len(products))].tolist()
         reasons = []
-        for product, place, cosine in zip(
-            products, cosines.argmax(axis=0).tolist(), cosines.max(axis=0).tolist(), strict=True
-        ):
-            nearest = int(seen[place])
+        for product, nearest, cosine in zip(products, nearest_of, highest, strict=True):
             code: ReasonCode = "viewed_before" if nearest == product else "similar_to"
             reasons.append(Reason(code, self._catalog.ids[nearest]) if cosine > 0 else _FOR_YOU)
         return reasons

@@ -31,7 +31,7 @@ from serving.index import best
 from serving.reasons import Nearness, Reason, ReasonCode, Reasons
 from serving.sources import Near, Popular, Segment, Source, Vectors, bought, personal
 from serving.stages import stage
-from serving.subject import Subject
+from serving.subject import Bought, Subject
 
 Float32 = NDArray[np.float32]
 PurchasedPolicy = Literal["exclude", "allow", "due"]
@@ -298,7 +298,7 @@ class Recommender:
     def _subject(self, query: Query, state: CustomerState, context: NDArray[np.int32] = _NOTHING) -> Subject:
         row = None if query.customer_id is None else self._rows.get(query.customer_id)
         segment = state.segment or ("" if row is None else self._segments[row])
-        own = bought(self.bundle, row, state.history)
+        own = self._bought(row, state)
         repeats = query.purchased != "exclude"
         return Subject(
             row,
@@ -309,7 +309,16 @@ class Recommender:
             query.at,
             repeats=repeats,
             features=state.row,
+            memo=state.memo,
         )
+
+    def _bought(self, row: int | None, state: CustomerState) -> Bought:
+        if state.memo is None:
+            return bought(self.bundle, row, state.history)
+        if "bought" not in state.memo:
+            state.memo["bought"] = bought(self.bundle, row, state.history)
+        held: Bought = state.memo["bought"]
+        return held
 
     def _held_back(self, query: Query, subject: Subject) -> NDArray[np.int32]:
         """Products the purchased policy keeps out: bought ones, or those bought and not yet due again."""

@@ -9,8 +9,9 @@ Source: Teflioudi, Gemulla & Mykytiuk, "LEMP: fast retrieval of large entries in
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
+import faiss
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,19 +27,49 @@ _ROUNDING: Final = 1e-4
 
 
 class Scan:
-    """Searches products exactly.
+    """Searches products exactly, the longest first.
 
     Parameters
     ----------
     vectors
         (products, d) float32; a copy is kept, turned and sorted, as a processor reads it fastest.
+    longest
+        So many of the longest products alone are held, for ``among_longest``; None holds all.
     """
 
-    def __init__(self, vectors: Float32) -> None:
-        lengths = np.sqrt(np.einsum("pd,pd->p", vectors, vectors))
-        self._order = np.argsort(-lengths, kind="stable").astype(np.int32)
-        self._shorter = -lengths[self._order]  # ascending, as a binary search wants it
+    def __init__(self, vectors: Float32, *, longest: int | None = None) -> None:
+        lengths = np.sqrt(np.einsum("pd,pd->p", vectors, vectors, dtype=np.float64))
+        order = np.argsort(-lengths, kind="stable").astype(np.int32)
+        self._order = order[:longest]
+        self._shorter = -lengths[order]  # ascending, as a binary search wants it
         self._turned = np.ascontiguousarray(vectors[self._order].T)
+
+    @property
+    def held(self) -> Int32:
+        """The products that are held, longest first."""
+        return self._order
+
+    def among_longest(self, query: Float32, n: int, *, allowed: Mask | None) -> tuple[Int32, bool]:
+        """Return the products held that may be among the ``n`` best allowed ones, and whether no other product may.
+
+        Parameters
+        ----------
+        query
+            (d,) float32.
+        n
+            How many are wanted, at least 1.
+        allowed
+            (products,) mask by product index; None allows all.
+        """
+        scores = query @ self._turned
+        if allowed is not None:
+            scores[~allowed.take(self._order)] = -np.inf
+        bound = nth_at_least(scores, n) if len(scores) >= n else -math.inf
+        if bound == -math.inf:
+            return self._order[scores > bound], False
+        # rounding may have moved any score by so much: what is so near to the bound is among them too
+        bound -= 0.1 * _ROUNDING * math.sqrt(float(query @ query)) * -self._shorter[0]
+        return self._order[scores >= bound], bound > 0 and self._reaching(query, bound) <= len(self._order)
 
     def search(self, query: Float32, n: int, *, allowed: Mask | None, passing: int) -> tuple[Int32, Float32]:
         """Return the ``n`` best allowed products and their scores, ties by product index.
@@ -88,6 +119,19 @@ class Scan:
         """Return how many products, the longest, may reach a positive score."""
         length = float(np.sqrt(query @ query)) * (1.0 + _ROUNDING)
         return int(np.searchsorted(self._shorter, -score / length, side="right"))
+
+
+def inner(vectors: Float32, rows: NDArray[np.integer[Any]], query: Float32) -> Float32:
+    """Return the inner products (m,) of ``query`` (d,) with the vectors of ``rows`` (m,), none of which is copied.
+
+    ``vectors`` (products, d) and ``query`` are contiguous. Equal vectors have equal inner products.
+    """
+    places = np.ascontiguousarray(rows, dtype=np.int64)
+    found = np.empty(len(places), dtype=np.float32)
+    if len(places):
+        pointers = [faiss.swig_ptr(array) for array in (found, query, vectors, places)]
+        faiss.fvec_inner_products_by_idx(*pointers, vectors.shape[1], 1, len(places))  # type: ignore[attr-defined]
+    return found
 
 
 def nth_at_least(scores: Float32, n: int) -> float:

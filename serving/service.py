@@ -8,6 +8,7 @@ feature store has been read once.
 
 from __future__ import annotations
 
+import gc
 import threading
 from datetime import UTC, datetime
 from functools import partial
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: One thread each: workers are the unit of parallelism, and idle spinning of others would slow all.
 THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+#: New objects between two rounds of the garbage collector: those of some forty answers, where Python's own are of two.
+COLLECTED_EVERY: Final = 20_000
 
 
 class _Front:
@@ -60,6 +63,7 @@ class Nextbest:
         from serving.settings import Settings
 
         exit_with_parent()
+        gc.set_threshold(COLLECTED_EVERY, 20, 20)
         faiss.omp_set_num_threads(1)
         settings = Settings.load()
         metrics = Metrics()

@@ -98,6 +98,16 @@ class Settings(BaseSettings):
         return self.home / "reports"
 
     @property
+    def refresh(self) -> Path:
+        """Directory of the records of refreshes."""
+        return self.home / "refresh"
+
+    @property
+    def tuning(self) -> Path:
+        """Directory of the searches for settings."""
+        return self.home / "tune"
+
+    @property
     def bentoml_home(self) -> Path:
         """Directory of the BentoML store."""
         return Path(os.environ.get("BENTOML_HOME") or self.home / "bentoml").absolute()

@@ -93,6 +93,7 @@ class Vectors:
         self._repeat_weight = policy.repeat_weight
         self._vectors = bundle.vectors
         self._index = bundle.index
+        self._as_of = bundle.manifest.data.as_of
         placed = np.asarray(bundle.vectors.any(axis=1))
         self._placed = None if placed.all() else placed
         self._sample = np.array(bundle.vectors[:: max(len(bundle.vectors) // _SAMPLE, 1)])
@@ -113,7 +114,13 @@ class Vectors:
 
     def vector(self, subject: Subject) -> Float32 | None:
         """Return the (d,) query vector, or None for somebody of whom nothing is known."""
-        return self._encoder.encode(subject)
+        # after the data end ages are measured from the last event: the state alone decides
+        if subject.memo is None or len(subject.context) or subject.at <= self._as_of:
+            return self._encoder.encode(subject)
+        if "vector" not in subject.memo:
+            subject.memo["vector"] = self._encoder.encode(subject)
+        held: Float32 | None = subject.memo["vector"]
+        return held
 
     def scores(self, subject: Subject, products: Int32) -> Float32 | None:
         """See ``Personal``."""

@@ -32,7 +32,7 @@ class Subject:
     ``row`` is the customer's row in the bundle (None when unknown to training); ``history`` holds the
     recent events, ``features`` the slow ones, ``context`` the products looked at now (indices); ``bought`` joins the
     bundle's record of purchases with those made since. ``repeats`` tells whether products bought before may be
-    shown.
+    shown. ``memo`` is that of the customer's state, for what depends on that state alone.
     """
 
     row: int | None
@@ -43,3 +43,4 @@ class Subject:
     at: datetime
     repeats: bool = False
     features: Mapping[str, Any] = field(default_factory=dict)
+    memo: dict[str, Any] | None = field(default=None, compare=False, repr=False)

@@ -70,12 +70,18 @@ def _told(error: ErrorDetails, context: dict[str, Any], model: type[BaseModel]) 
     if kind == "extra_forbidden":
         known = ", ".join(_fields(model, error["loc"]))
         return f"expected one of the fields {known}; found {shown(error['loc'][-1])}"
-    limit = context.get("ge") or context.get("le")
+    limit = next((context[name] for name in ("ge", "le") if name in context), None)
     most, least = context.get("max_length"), context.get("min_length")
     expected = {
         "int_type": "an integer",
         "float_type": "a number",
         "finite_number": "a finite number",
+        "bool_type": "true or false",
+        "bool_parsing": "true or false",
+        "datetime_type": "an instant such as 2026-05-01T12:00:00Z",
+        "datetime_parsing": "an instant such as 2026-05-01T12:00:00Z",
+        "datetime_from_date_parsing": "an instant such as 2026-05-01T12:00:00Z",
+        "timezone_aware": "an instant with its time zone, such as 2026-05-01T12:00:00Z",
         "string_type": "a string",
         "list_type": "a list",
         "dict_type": "an object",

@@ -22,6 +22,7 @@ from training.train import TrainReport, build_features, train
 if TYPE_CHECKING:
     from eval.redis_server import RedisServer
     from tests.event_stores import Store
+    from tests.tiny_shop import Shop
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 WORLD = WorldConfig(customers=300, products=120, months=8, seed=7)
@@ -104,6 +105,14 @@ def own_copy(published: Published, tmp_path: Path) -> Published:
     home = tmp_path / "copied"
     shutil.copytree(published.settings.home, home)
     return Published(Settings.load(home=home), published.tables, published.report)
+
+
+@pytest.fixture(scope="session")
+def ready(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """A tiny shop with something live; shared by all tests, so copy it before changing it."""
+    from tests.tiny_shop import ready_shop
+
+    return ready_shop(tmp_path_factory.mktemp("ready"))
 
 
 @pytest.fixture(scope="session")

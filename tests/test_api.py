@@ -163,6 +163,28 @@ def test_a_body_that_does_not_fit_is_422(api: Api, change: dict[str, Any], field
 
 
 @pytest.mark.parametrize(
+    ("path", "body", "told"),
+    [
+        (
+            "/v1/products",
+            {"products": [{"product_id": "p001", "price": -1}]},
+            "a number of at least 0.0, found -1",
+        ),
+        ("/v1/products", {"products": [{"product_id": "p001", "available": "no"}]}, "true or false, found"),
+        (
+            "/v1/customers",
+            {"customers": [{"customer_id": "c01", "consent": {"email": "yes"}}]},
+            "true or false, found",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_told_in_words(api: Api, path: str, body: dict[str, Any], told: str) -> None:
+    response = api.ask(path, body)
+    assert response.status_code == 422, response.text
+    assert f"expected {told}" in response.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
     ("path", "body", "field"),
     [
         ("/v1/recommend/batch", {}, "customer_ids"),

@@ -137,7 +137,7 @@ def test_live_bundle_is_measured(published: Published) -> None:
         return {path: path.stat().st_size for path in files if not path.name.endswith(("-shm", "-wal"))}
 
     before = sizes()
-    result = benchmark(published.settings, requests=40, rounds=1, seed=0, progress=silent)
+    result = benchmark(published.settings, requests=40, rounds=1, warm_up=20, seed=0, progress=silent)
     assert sizes() == before
     assert result["ratios"].keys() >= RATIOS | {"p50_c1_raw_asgi", "p50_c1_floor"}
     assert all(ratio > 0 for ratio in result["ratios"].values())
@@ -150,7 +150,7 @@ def test_live_bundle_is_measured(published: Published) -> None:
 
 @pytest.mark.slow
 def test_in_process_alone(published: Published) -> None:
-    result = benchmark(published.settings, requests=20, http=False)
+    result = benchmark(published.settings, requests=20, warm_up=20, http=False)
     assert 0 < result["in_process_ms"]["p50"] <= result["in_process_ms"]["p99"]
     assert "ratios" not in result
     assert "rounds" not in result
@@ -162,7 +162,7 @@ def test_drawn_shop_is_measured_on_both_stores(monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("BENTOML_HOME", str(tmp_path / "own"))
     drawn = DrawnShop(TINY, datetime.now(UTC), ("redis", "sqlite"))
     patient = Settings.load(feature_timeout_ms=10_000)  # however busy the machine is
-    result = benchmark(patient, requests=10, rounds=3, drawn=drawn, progress=silent)
+    result = benchmark(patient, requests=10, rounds=3, warm_up=20, drawn=drawn, progress=silent)
     assert list(result["stores"]) == ["redis", "sqlite"]
     for own in result["stores"].values():
         assert own["ratios"].keys() >= RATIOS

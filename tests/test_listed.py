@@ -16,7 +16,7 @@ from feature_repo.recent import KIND_CODES
 from serving.errors import ConfigError, DataError
 from training.benchmarks.accuracy import accuracy
 from training.benchmarks.listed import AS_OF, Listed, nearness, training_set
-from training.benchmarks.spaces import WEIGHTS
+from training.spaces import WEIGHTS
 
 GROUPS, PER_GROUP, USERS, TEST = 4, 10, 60, 2
 

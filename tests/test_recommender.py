@@ -99,6 +99,21 @@ events = st.lists(
 )
 
 
+@settings(max_examples=200, deadline=None)
+@given(asked=st.lists(queries, min_size=2, max_size=5), seen=events)
+def test_what_is_remembered_of_a_state_changes_no_answer(
+    asked: list[Query], seen: list[tuple[str, str, float]]
+) -> None:
+    """Whatever was asked before, with context or without, before the data end or after it."""
+    customer = state(seen, "category:tea", at=AT - timedelta(days=300))
+    remembered = dataclasses.replace(customer, memo={})
+    for query in asked:
+        of_one = dataclasses.replace(query, customer_id="c01")  # a state is of one customer
+        assert RECOMMENDER.answer(of_one, remembered) == RECOMMENDER.answer(of_one, customer)
+    after = [query for query in asked if query.at > AS_OF and not query.context]
+    assert ("vector" in remembered.memo) >= bool(after)  # type: ignore[operator]
+
+
 @settings(max_examples=1500, deadline=None)
 @given(query=queries, seen=events, segment=st.sampled_from(["", "category:tea", "unheard of"]))
 def test_exactly_n_of_those_that_pass_the_hard_rules(

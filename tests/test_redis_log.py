@@ -6,6 +6,8 @@ import os
 import select
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -263,3 +265,27 @@ def test_events_survive_the_kill_of_redis(tmp_path: Path) -> None:
     finally:
         stop.set()
         server.kill()
+
+
+def test_serving_on_a_redis_that_forgets_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "events").mkdir()
+    (tmp_path / "events" / "events.db").touch()
+    monkeypatch.setenv("NEXTBEST_HOME", str(tmp_path))
+    forgetful = RedisServer(tmp_path, appendonly="no")
+    try:
+        monkeypatch.setenv("NEXTBEST_REDIS_URL", forgetful.url)
+        done = subprocess.run(
+            [str(Path(sys.executable).with_name("nextbest")), "serve", "--port", str(free_port())],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    finally:
+        forgetful.kill()
+    assert done.returncode == 2
+    assert "found appendonly no; set `appendonly yes`" in done.stderr
+    assert "events.db are not served with NEXTBEST_REDIS_URL set" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serving import scan
-from serving.scan import Scan, nth_at_least
+from serving.scan import Scan, inner, nth_at_least
 
 
 def brute(vectors: np.ndarray, query: np.ndarray, n: int, allowed: np.ndarray | None) -> list[int]:
@@ -52,6 +52,36 @@ def test_products_too_short_to_matter_are_not_scored() -> None:
     products, scores = search.search(query, 10, allowed=None, passing=len(vectors))
     assert products.tolist() == brute(vectors, query, 10, None)
     assert np.isfinite(scores).all()
+
+
+@given(data=st.data(), seed=st.integers(0, 2**16), size=st.integers(1, 400), longest=st.integers(0, 400))
+@settings(max_examples=150, deadline=None)
+def test_the_best_are_among_the_longest_or_it_says_so(
+    data: st.DataObject, seed: int, size: int, longest: int
+) -> None:
+    generator = np.random.default_rng(seed)
+    vectors = generator.standard_normal((size, 4)).astype(np.float32)
+    vectors *= generator.choice([0, 1, 1, 1, 8], size=(size, 1))
+    query = generator.standard_normal(4).astype(np.float32)
+    share = data.draw(st.sampled_from([None, 0.05, 0.5, 0.95]))
+    allowed = None if share is None else generator.random(size) < share
+    n = data.draw(st.integers(1, 40))
+    search = Scan(vectors, longest=longest)
+    among, are_all = search.among_longest(query, n, allowed=allowed)
+    best = brute(vectors, query, n, allowed)
+    assert len(set(among.tolist())) == len(among)
+    assert allowed is None or allowed[among].all()
+    assert set(best) & set(search.held.tolist()) <= set(among.tolist())
+    if are_all:
+        assert len(best) == n
+        assert set(best) <= set(among.tolist())
+
+
+def test_inner_products_are_of_the_rows_asked_for() -> None:
+    vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
+    query = np.array([1, 0, 2], dtype=np.float32)
+    assert inner(vectors, np.array([3, 0, 3], dtype=np.int32), query).tolist() == [31.0, 4.0, 31.0]
+    assert inner(vectors, np.empty(0, dtype=np.int64), query).tolist() == []
 
 
 def test_a_query_of_nothing_but_zeros_has_an_answer() -> None:

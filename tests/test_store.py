@@ -181,6 +181,56 @@ def test_online_history_is_cut_at_the_asked_instant(online: StoreConfig, feature
     assert (cut.at < whole.at[len(whole) // 2]).all()
 
 
+def test_a_state_is_given_again_as_long_as_its_row_is_the_same(
+    online: StoreConfig, features: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not longer: one byte that changed in the store is a new state; what is cut at an instant is none to keep."""
+    rows = latest(features[1], v.CUSTOMER_RECENT)
+    first, *others = rows[s.CUSTOMER_ID][rows[v.RECENT_KINDS].map(len) > 1].iloc[:9]
+    reader, at = reader_of(online), features[1].as_of + timedelta(days=1)
+    state = reader.read([first], at)[0]
+    assert state.memo == {}
+    assert reader.read([first], at)[0] is state
+    cut = reader.read([first], pd.Timestamp(int(state.history.at[-1]), unit="us", tz="UTC").to_pydatetime())[
+        0
+    ]
+    assert len(cut.history) < len(state.history)
+    assert cut.memo is None
+    assert reader.read([first], at)[0] is state
+    try:
+        raw = Value(string_val="moved").SerializeToString()
+        overwrite(online, first, v.CUSTOMER_FEATURES, v.SEGMENT, raw)
+        moved = reader.read([first], at)[0]
+        assert (moved.segment, moved.memo) == ("moved", {})
+    finally:
+        everything_online(open_store(online), features[1])
+    state = reader.read([first], at)[0]
+    assert state.segment != "moved"
+    monkeypatch.setattr("serving.online.KEPT", 2)
+    for other in others[:3]:
+        reader.read([other], at)
+    assert reader.read([first], at)[0] is state  # of the older generation
+    reader.read(others, at)
+    assert reader.read([first], at)[0] is not state  # those read last are kept, and no more
+
+
+def test_connections_that_the_server_closed_cost_no_read(
+    features: Built, redis_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    config = StoreConfig(tmp_path_factory.mktemp("closed"), redis_url)
+    everything_online(apply(config, features[1]), features[1])
+    customer = latest(features[1], v.CUSTOMER_RECENT)[s.CUSTOMER_ID].iloc[0]
+    reader, at = reader_of(config), features[1].as_of + timedelta(days=1)
+    before = reader.read([customer], at)[0]
+    readings = [reader.begin([customer], at) for _ in range(3)]
+    assert [reading.finish()[0].row for reading in readings] == [before.row] * 3
+    for _ in range(2):
+        redis.Redis.from_url(redis_url).client_kill_filter(_type="normal", skipme=True)
+        assert reader.read([customer], at)[0].row == before.row
+    reader.begin([customer], at).drop()  # an answer that nobody read is nobody's next answer
+    assert reader.read(["nobody"], at)[0].history.to_rows() == []
+
+
 def test_a_push_is_taken_whole_and_read_back(online: StoreConfig, features: Built) -> None:
     row = latest(features[1], v.CUSTOMER_RECENT).iloc[[0]].copy()
     row[s.CUSTOMER_ID] = f"pushed-{online.redis_url is None}"

@@ -2,13 +2,14 @@
 
 The new rows go behind those that the file holds, into a new file that takes the place of the old one in one step;
 how far the log was exported stands in that very file. So an export that is killed, or done twice, adds nothing twice
-and loses nothing.
+and loses nothing. Where nothing is new the file stays as it is, to the byte.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -52,7 +53,7 @@ _NEW: Final = pa.schema(
 )
 
 
-def export(log: EventLog, directory: Path) -> int:
+def export(log: EventLog, directory: Path, *, until: int | None = None) -> int:
     """Append the interactions of the log to the tables in ``directory``; return how many.
 
     Parameters
@@ -61,24 +62,21 @@ def export(log: EventLog, directory: Path) -> int:
         The event log; impressions and dismissals in it are no interactions.
     directory
         Where ``interactions.parquet`` is, or will be.
+    until
+        What was logged after this instant (microseconds) is left to the next export.
 
     Raises
     ------
     ConfigError
-        The directory holds interactions in another form.
+        There are interactions to append, and the directory holds some in another form.
     DataError
         The file cannot be read, or its columns are of types that events cannot be written as.
     """
     path = directory / f"{s.INTERACTIONS}.parquet"
-    if path.with_suffix(".csv").exists():
-        raise ConfigError(
-            f"expected {path.name} or no interactions in {directory}, found {path.with_suffix('.csv').name}; "
-            "convert it, or export to another directory"
-        )
-    return _append(log, EVENTS, path, _NEW, _interactions)
+    return _append(log, EVENTS, path, _NEW, _interactions, until=until)
 
 
-def export_exposures(log: EventLog, directory: Path) -> int:
+def export_exposures(log: EventLog, directory: Path, *, until: int | None = None) -> int:
     """Append what was shown to ``exposures.parquet`` in ``directory``, a row a product; return how many.
 
     ``position`` is the place in the answer, 1 the first. The tables do not name this file: it is for experiments, and
@@ -89,7 +87,7 @@ def export_exposures(log: EventLog, directory: Path) -> int:
     DataError
         The file cannot be read, or holds something else.
     """
-    return _append(log, EXPOSURES, directory / f"{EXPOSURES.name}.parquet", _SHOWN, _shown)
+    return _append(log, EXPOSURES, directory / f"{EXPOSURES.name}.parquet", _SHOWN, _shown, until=until)
 
 
 def _append(
@@ -98,12 +96,23 @@ def _append(
     path: Path,
     new: pa.Schema,
     rows_of: Callable[[Sequence[Entry[R]]], pa.Table],
+    *,
+    until: int | None,
 ) -> int:
     """Append the rows of what was logged since the offset that stands in the file; return how many."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     held = _opened(path) if path.exists() else None
     offset = None if held is None else (held.metadata.metadata or {}).get(_OFFSET)
-    place = None if offset is None else offset.decode()
+    pages = _pages(log, stream, None if offset is None else offset.decode(), until)
+    found = ((rows_of(entries), entries[-1].offset) for entries in pages)
+    first = next(((rows, place) for rows, place in found if len(rows)), None)
+    if first is None:
+        return 0
+    if path.with_suffix(".csv").exists():
+        raise ConfigError(
+            f"expected {path.name} or no {path.stem} in {path.parent}, found {path.with_suffix('.csv').name}; "
+            "convert it, or export to another directory"
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
     schema = new if held is None else _joined(held.schema_arrow, new)
     staged = path.with_suffix(".exporting")
     count = 0
@@ -111,16 +120,27 @@ def _append(
         if held is not None:
             for batch in held.iter_batches():
                 writer.write_table(_as(pa.Table.from_batches([batch]), schema, path))
-        while entries := log.read(stream, after=place, limit=_PAGE):
-            rows = rows_of(entries)
+        for rows, last in chain([first], found):
             writer.write_table(_as(rows, schema, path))
-            count, place = count + len(rows), entries[-1].offset
-        if place is not None:
-            writer.add_key_value_metadata({_OFFSET: place.encode()})
+            count, place = count + len(rows), last
+        writer.add_key_value_metadata({_OFFSET: place.encode()})
     with staged.open("rb") as file:
         os.fsync(file.fileno())
     staged.replace(path)
     return count
+
+
+def _pages(
+    log: EventLog, stream: Stream[R], place: str | None, until: int | None
+) -> Iterator[Sequence[Entry[R]]]:
+    """Yield what was logged after ``place`` and not after ``until``, page by page, none of them empty."""
+    while entries := log.read(stream, after=place, limit=_PAGE):
+        place = entries[-1].offset
+        kept = [entry for entry in entries if until is None or entry.logged_at <= until]
+        if kept:
+            yield kept
+        if len(kept) < len(entries):
+            return
 
 
 def _opened(path: Path) -> pq.ParquetFile:

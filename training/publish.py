@@ -1,4 +1,4 @@
-"""Publishing: golden queries, structural checks, the bundle on disk, and ``live.json``."""
+"""Before a bundle can go live: golden queries, structural checks, and the bundle on disk, loaded again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from serving import golden, live
+from serving import golden
 from serving.bundle import Bundle, load, save
 from serving.encoders.spec import CUSTOMERS
 from serving.errors import BundleError
@@ -23,10 +23,8 @@ from training.dataset import TrainingSet
 _GOLDEN_CUSTOMERS = 8
 
 
-def publish(bundle: Bundle, data: TrainingSet, settings: Settings, *, metrics: Mapping[str, Any]) -> str:
-    """Check ``bundle``, record its golden queries, save it, load it again and make it live.
-
-    Returns the version. What serves now goes on serving until the very last step.
+def store(bundle: Bundle, data: TrainingSet, settings: Settings, *, metrics: Mapping[str, Any]) -> str:
+    """Check ``bundle``, record its golden queries, save it and load it again; return its version. It is not live.
 
     Raises
     ------
@@ -39,7 +37,6 @@ def publish(bundle: Bundle, data: TrainingSet, settings: Settings, *, metrics: M
     texts = {"metrics.json": json.dumps(metrics, indent=1), "MODEL_CARD.md": model_card(bundle)}
     version = save(bundle, settings.bundles, texts=texts)
     golden.replay(Recommender(load(settings.bundles, version), FrameReader({})))
-    live.publish(settings.live, settings.slot, version)
     return version
 
 

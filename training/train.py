@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from eval.split import Split
 from feature_repo import schema as s
@@ -18,21 +18,24 @@ from feature_repo.build import EngineOf, FeatureSet, build
 from feature_repo.engine import DuckDBEngine
 from feature_repo.features import schema_hash
 from feature_repo.tables import Tables
+from serving import live
 from serving.bundle import sweep, verify
-from serving.errors import ConfigError, DataError, NextbestError
+from serving.errors import DataError, HomeBusy, NextbestError
 from serving.events.live import bring_online
-from serving.live import Live
 from serving.settings import Settings
 from training.assemble import assemble
 from training.backtest import Backtest, Verdict, backtest, gate
 from training.dataset import TrainingSet
-from training.publish import publish
+from training.publish import store
 from training.recipe import Recipe, TrainConfig
 
 if TYPE_CHECKING:
-    pass
+    from feast import FeatureStore
 
 Progress = Callable[[str, int, int], None]
+
+#: In the folder of features: which of them were brought online to their last row.
+_ONLINE: Final = "online.json"
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,14 @@ def build_features(
 ) -> tuple[FeatureSet, dict[str, int]]:
     """Build the offline features, register them with Feast and bring the newest rows online."""
     features = build(tables, settings.features, as_of=as_of, engine=engine, progress=progress)
-    store = feature_store.apply(settings.store, features)
-    return features, bring_online(settings, store, features)
+    return features, _bring_online(settings, feature_store.apply(settings.store, features), features)
 
 
 def current_features(settings: Settings, tables: Tables, progress: Progress | None = None) -> FeatureSet:
     """Return the features of exactly these tables, all of them, by this code; build them if need be.
 
     Features found whole are registered again, since a home may have been moved since, and brought online
-    again where the online store has lost them.
+    again where the online store has lost them, or a job that brought them did not come to its end.
     """
     try:
         features = FeatureSet.read(settings.features)
@@ -85,26 +87,48 @@ def current_features(settings: Settings, tables: Tables, progress: Progress | No
     if not current:
         return build_features(settings, tables, progress=progress)[0]
     store, is_online = feature_store.applied(settings.store, features)
-    if not is_online:
-        bring_online(settings, store, features)
+    if not is_online or _told_online(settings) != _description(features):
+        _bring_online(settings, store, features)
     return features
 
 
+def _bring_online(settings: Settings, store: FeatureStore, features: FeatureSet) -> dict[str, int]:
+    """Bring features online and note that all of them are: a killed job leaves no note."""
+    note = settings.features / _ONLINE
+    note.unlink(missing_ok=True)
+    written = bring_online(settings, store, features)
+    staged = note.with_suffix(".staged")
+    staged.write_text(_description(features))
+    staged.replace(note)
+    return written
+
+
+def _description(features: FeatureSet) -> str:
+    return json.dumps([features.tables_hash, features.schema_hash, features.as_of.isoformat()])
+
+
+def _told_online(settings: Settings) -> str:
+    try:
+        return (settings.features / _ONLINE).read_text()
+    except OSError:
+        return ""
+
+
 @contextmanager
-def one_job(settings: Settings) -> Iterator[None]:
-    """Hold the home for one job that writes features or bundles.
+def one_job(settings: Settings, name: str = "job") -> Iterator[None]:
+    """Hold the home for one job that writes features or bundles, or for another job of which there is one at a time.
 
     Raises
     ------
-    ConfigError
+    HomeBusy
         Another job holds it.
     """
     settings.home.mkdir(parents=True, exist_ok=True)
-    with (settings.home / "job.lock").open("w") as handle:
+    with (settings.home / f"{name}.lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise ConfigError(
+            raise HomeBusy(
                 f"expected {settings.home} free for this job, found another job writing to it; "
                 "wait for it or set NEXTBEST_HOME to another directory"
             ) from error
@@ -142,42 +166,93 @@ def train(
     sweep(settings.bundles)
     with Tables.open(directory) as tables:
         features = current_features(settings, tables, progress)
-        store = feature_store.open_store(settings.store)
-        split = last_split(tables, config.horizon_days)
-        champion = live_recipe(settings)
-        recipes, held = entrants(config.recipes, champion)
-        result = backtest(
-            recipes,
+        judged = judge(settings, tables, config, now=now, progress=progress)
+        version = refit(
+            settings,
             tables,
-            store,
-            split,
-            k=config.k,
-            seed=config.seed,
-            threads=config.threads,
+            judged.winner,
+            config,
+            as_of=features.as_of,
             now=now,
-            progress=progress,
+            metrics=judged.metrics(),
         )
-        verdict = gate(result, held)
-        winner = champion if champion is not None and verdict.winner == held else verdict.winner
-        data = TrainingSet.load(tables, store, features.as_of)
-        metrics = {"fitted_before": split.validation_end.isoformat(), **result.to_json()}
-        label = {"of": "the same recipe fitted on an earlier window", "file": "metrics.json"}
-        bundle = assemble(
-            winner,
-            data,
-            seed=config.seed,
-            threads=config.threads,
-            tables_hash=tables.hash(),
-            now=now,
-            metrics=label,
-        )
-        version = publish(bundle, data, settings, metrics=metrics)
-        if progress is not None:
-            progress("publish", 1, 1)
-    report = TrainReport(result, verdict, version)
+    live.publish(settings.live, settings.slot, version)
+    if progress is not None:
+        progress("publish", 1, 1)
+    report = TrainReport(judged.backtest, judged.verdict, version)
     settings.reports.mkdir(parents=True, exist_ok=True)
     (settings.reports / f"train-{version}.json").write_text(json.dumps(report.to_json(), indent=1))
     return report
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the gate found: the backtest, the live recipe if any, the verdict, and whom to refit under its own name."""
+
+    backtest: Backtest
+    champion: Recipe | None
+    verdict: Verdict
+    winner: Recipe
+
+    def metrics(self) -> dict[str, Any]:
+        """Return what a bundle of the winner tells of its quality: ``recipe`` is its own name among the results."""
+        return {
+            "fitted_before": self.backtest.at.isoformat(),
+            "recipe": self.verdict.winner.name,
+            "recipes": {recipe.name: recipe.model_dump(mode="json") for recipe in self.backtest.recipes},
+            **self.backtest.to_json(),
+        }
+
+
+def judge(
+    settings: Settings,
+    tables: Tables,
+    config: TrainConfig,
+    *,
+    now: datetime,
+    progress: Progress | None = None,
+) -> Judged:
+    """Run the gate over the recipes of ``config`` and the live one, with the features that are built."""
+    champion = live_recipe(settings)
+    recipes, held = entrants(config.recipes, champion)
+    result = backtest(
+        recipes,
+        tables,
+        feature_store.open_store(settings.store),
+        last_split(tables, config.horizon_days),
+        k=config.k,
+        seed=config.seed,
+        threads=config.threads,
+        now=now,
+        progress=progress,
+    )
+    verdict = gate(result, held)
+    winner = champion if champion is not None and verdict.winner == held else verdict.winner
+    return Judged(result, champion, verdict, winner)
+
+
+def refit(
+    settings: Settings,
+    tables: Tables,
+    winner: Recipe,
+    config: TrainConfig,
+    *,
+    as_of: datetime,
+    now: datetime,
+    metrics: Mapping[str, Any],
+) -> str:
+    """Fit ``winner`` on all that is known at ``as_of`` and store its bundle; return its version. It is not live."""
+    data = TrainingSet.load(tables, feature_store.open_store(settings.store), as_of)
+    bundle = assemble(
+        winner,
+        data,
+        seed=config.seed,
+        threads=config.threads,
+        tables_hash=tables.hash(),
+        now=now,
+        metrics={"of": "the same recipe fitted on an earlier window", "file": "metrics.json"},
+    )
+    return store(bundle, data, settings, metrics=metrics)
 
 
 def entrants(recipes: Sequence[Recipe], champion: Recipe | None) -> tuple[list[Recipe], Recipe | None]:
@@ -198,7 +273,7 @@ def entrants(recipes: Sequence[Recipe], champion: Recipe | None) -> tuple[list[R
 def live_recipe(settings: Settings) -> Recipe | None:
     """Return the recipe of the live bundle; None when nothing sound is live."""
     try:
-        version = Live.read(settings.live).version(settings.slot)
+        version = live.Live.read(settings.live).version(settings.slot)
         if version is None:
             return None
         return Recipe.model_validate(verify(settings.bundles / version, version).recipe)

@@ -68,7 +68,7 @@ def walk(
     best = tried(start)
     for axis in axes:
         values = list(axis.values)
-        held = _get(best.config, axis.path)
+        held = setting(best.config, axis.path)
         place = min(range(len(values)), key=lambda i: _distance(values[i], held))
         if values[place] != held:
             best = max(best, tried(changed(best.config, axis, values[place])), key=lambda trial: trial.score)
@@ -96,7 +96,8 @@ def changed(config: C, axis: Axis, value: Any) -> C:
     return type(config).model_validate(dumped)
 
 
-def _get(config: BaseModel, path: str) -> Any:
+def setting(config: BaseModel, path: str) -> Any:
+    """Return one setting, which may be nested."""
     value: Any = config
     for name in path.split("."):
         value = value[name] if isinstance(value, Mapping) else getattr(value, name)

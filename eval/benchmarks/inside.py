@@ -1,7 +1,7 @@
 """The work of an answer without HTTP, timed whole and in stages.
 
 Run as a module in the environment of a worker (one thread a library): takes a bundle version as argument
-and a JSON list of requests of ``/v1/recommend`` on standard input, prints JSON.
+and two JSON lists of requests of ``/v1/recommend`` on standard input, those to warm up and those to time; prints JSON.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from serving.stages import watched
 
 
 def main(version: str) -> None:
-    """Time the requests of standard input on the bundle ``version``."""
+    """Time the requests on standard input on the bundle ``version``."""
     faiss.omp_set_num_threads(1)
     clock = partial(datetime.now, UTC)
     recommender = Loader(Settings.load(), Metrics(CollectorRegistry()), clock=clock)(version)
     at = clock()
-    queries = [RecommendRequest.model_validate(asked).to_query(at) for asked in json.load(sys.stdin)]
-    timed(
-        recommender, queries
-    )  # the pages of the bundle and what is made at the first use, as after a minute of service
-    seconds, parts = timed(recommender, queries)
+    warm, asked = (
+        [RecommendRequest.model_validate(one).to_query(at) for one in part] for part in json.load(sys.stdin)
+    )
+    timed(recommender, warm)
+    seconds, parts = timed(recommender, asked)
     timings = {"in_process_ms": _percentiles(seconds), "stages_ms": parts}
     sys.stdout.write(json.dumps(timings))
 

@@ -2,8 +2,9 @@
 
 Services run on this machine, one worker each: ours on the live bundle of a home, or on a drawn shop with one online
 store or several, and those of ``eval.benchmarks.constant``. Rounds alternate between them, so that what the machine
-does meanwhile falls on all of them; ratios are taken within a round and the median of rounds is reported. The same work
-is timed in process too (``eval.benchmarks.inside``). Everything stays on the loopback address.
+does meanwhile falls on all of them; ratios are taken within a round and the median of rounds is reported. Each run has
+requests of its own, the same for all sides, so that what a service remembers of a customer helps as often as customers
+come again. The same work is timed in process too (``eval.benchmarks.inside``). All stays on the loopback address.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ import numpy as np
 from eval.benchmarks import constant, figures, load
 from eval.benchmarks.figures import FLOOR, NATIVE, RAW, Round
 from eval.benchmarks.sites import REDIS, SQLITE, DrawnShop, Site, drawn_site, live_site
+from eval.benchmarks.traffic import Request
 from serving.errors import NextbestError
 from serving.process import Service, environment, running
 from serving.settings import Settings
 
 Progress = Callable[[str, int, int], None]
 
-_WARM_UP: Final = 100
 _SAMPLE: Final = 21
 
 
@@ -40,6 +41,7 @@ def benchmark(
     *,
     requests: int = 400,
     rounds: int = 5,
+    warm_up: int = 2000,
     seed: int = 0,
     drawn: DrawnShop | None = None,
     http: bool = True,
@@ -55,6 +57,8 @@ def benchmark(
         A side, a concurrency and a round.
     rounds
         How often the sides take turns.
+    warm_up
+        Requests to each side before those that are timed.
     seed
         Of the draw of requests (``eval.benchmarks.traffic``), and of the drawn shop.
     drawn
@@ -69,7 +73,8 @@ def benchmark(
     dict
         ``stores`` has the figures of each online store; those of the first stand at the top too. With both,
         ``sqlite_over_redis`` has the ratios of one to the other. ``client`` tells how busy the load client was
-        (1: all the time) and how many requests a second it could make at that.
+        (1: all the time) and how many requests a second it could make at that; ``asked_before`` is the share of timed
+        requests of customers who had asked before.
 
     Raises
     ------
@@ -79,50 +84,59 @@ def benchmark(
         A service did not come up, or did not answer every request with 200.
     """
     said = progress or (lambda what, done, total: None)
+    count = warm_up + (rounds * len(figures.CONCURRENCY) + 1) * requests
     with ExitStack() as stack:
         site = stack.enter_context(
-            live_site(settings, requests=requests, seed=seed)
+            live_site(settings, requests=count, seed=seed)
             if drawn is None
-            else drawn_site(settings, drawn, requests=requests, seed=seed, progress=said)
+            else drawn_site(settings, drawn, requests=count, seed=seed, progress=said)
         )
         stores: dict[str, dict[str, Any]] = {store: {} for store in site.stores}
         over_http: dict[str, Any] = {}
         if http:
-            timed, found = _over_http(site, rounds, said)
+            timed, found = _over_http(site, warm_up, requests, said)
             stores = {store: {**figures.summary(timed, store), **found[store]} for store in site.stores}
             over_http = {
                 "client": figures.client(timed),
                 "rounds": timed,
+                "asked_before": _asked_before(site.requests, warm_up),
                 "concurrency": list(figures.CONCURRENCY),
                 "constant_source": inspect.getsource(constant),
             }
             if {SQLITE, REDIS} <= stores.keys():
                 over_http["sqlite_over_redis"] = figures.medians(figures.over(timed, SQLITE, REDIS))
         for number, store in enumerate(site.stores, start=1):
-            stores[store] |= _in_process(site, store)
+            stores[store] |= _in_process(site, store, warm_up, requests)
             said("in process", number, len(stores))
     return {
         **next(iter(stores.values())),
         "stores": stores,
         **site.told,
         "requests": requests,
+        "warm_up": warm_up,
         **over_http,
     }
 
 
-def _over_http(site: Site, rounds: int, said: Progress) -> tuple[list[Round], dict[str, dict[str, Any]]]:
+def _over_http(
+    site: Site, warm_up: int, requests: int, said: Progress
+) -> tuple[list[Round], dict[str, dict[str, Any]]]:
     """Return the figures of all sides, round by round, and what else was found of each store's service."""
     bodies = [json.dumps(request).encode() for request in site.requests]
+    parts = [bodies[start : start + requests] for start in range(warm_up, len(bodies) - requests, requests)]
+    a_round = len(figures.CONCURRENCY)
+    rounds = len(parts) // a_round
     timed: list[Round] = []
     with ExitStack() as stack:
         services = _start(site, bodies, stack)
         for number, service in enumerate(services.values(), start=1):
-            _measure(service, (bodies * (_WARM_UP // len(bodies) + 1))[:_WARM_UP], concurrency=1)
+            _measure(service, bodies[:warm_up], concurrency=1)
             said("start", number, len(services))
         for number in range(rounds):
             # each side is first, second and last in turn
             order = np.roll(list(services), number).tolist()
-            timed.append({side: _all(services[side], bodies) for side in order})
+            asked = parts[number * a_round :][:a_round]
+            timed.append({side: _all(services[side], asked) for side in order})
             said("rounds", number + 1, rounds)
         found = {
             store: {
@@ -173,12 +187,12 @@ def _places(settings: Settings, bentoml_home: Path) -> dict[str, str]:
     return {"BENTOML_HOME": str(bentoml_home), "NEXTBEST_REDIS_URL": settings.redis_url or ""}
 
 
-def _in_process(site: Site, store: str) -> dict[str, Any]:
+def _in_process(site: Site, store: str, warm_up: int, requests: int) -> dict[str, Any]:
     """Time the work without HTTP, in a process with the environment of a worker."""
     settings = site.stores[store]
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "eval.benchmarks.inside", site.version],
-        input=json.dumps(site.requests).encode(),
+        input=json.dumps([site.requests[:warm_up], site.requests[-requests:]]).encode(),
         env={**environment(settings), **_places(settings, site.bundles.parent.parent)},
         capture_output=True,
         check=False,
@@ -204,8 +218,19 @@ def _measure(service: Service, bodies: Sequence[bytes], *, concurrency: int) -> 
     return measured
 
 
-def _all(service: Service, bodies: Sequence[bytes]) -> dict[str, float]:
-    return figures.of({c: _measure(service, bodies, concurrency=c) for c in figures.CONCURRENCY})
+def _all(service: Service, asked: Sequence[Sequence[bytes]]) -> dict[str, float]:
+    """Return the figures of a service, which is asked other things at each concurrency."""
+    by_concurrency = zip(figures.CONCURRENCY, asked, strict=True)
+    return figures.of({c: _measure(service, bodies, concurrency=c) for c, bodies in by_concurrency})
+
+
+def _asked_before(requests: Sequence[Request], warm_up: int) -> float:
+    """Return the share of the requests after ``warm_up`` whose customer asked before."""
+    customers = [request["customer_id"] for request in requests]
+    first = {customer: place for place, customer in reversed([*enumerate(customers)])}
+    return float(
+        np.mean([first[customer] < place for place, customer in enumerate(customers) if place >= warm_up])
+    )
 
 
 def _degraded(service: Service) -> int:

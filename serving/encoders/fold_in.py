@@ -63,7 +63,8 @@ class FoldIn:
         """Return the (d,) vector of what the customer did and looks at now, else the fitted one, else None."""
         products, weights = self._history.of(subject.history, subject.at, subject.context)
         speaks = self._speaks[products]
-        products, weights = products[speaks], weights[speaks]
+        if not speaks.all():
+            products, weights = products[speaks], weights[speaks]
         if len(products) == 0:
             return None if self._fallback is None else self._fallback.encode(subject)
         return self.solve(products, self.confidences(products, weights)).astype(np.float32)
@@ -77,6 +78,7 @@ class FoldIn:
 
     def solve(self, products: Int32, extra: Float64) -> Float64:
         """Solve (YᵀY + λI + Σ (c−1) y yᵀ) x = Σ c y for the rows ``products`` with c − 1 = ``extra``."""
+        # not ``take``: it copies all of a block of a wider matrix first
         rows = np.asarray(self._vectors[products], dtype=np.float64)
         half = rows @ self._inverse
         gram = half @ rows.T  # what the d × d system says of the m products alone

@@ -85,18 +85,23 @@ class HistoryWeights:
     def of(self, history: History, at: datetime, context: Int32 = NOTHING) -> tuple[Int32, Float64]:
         """Return the distinct known products of history and context (ascending) and their weights, all positive."""
         history = history.before(at)
-        codes = history.places(self._index)
-        known = codes >= 0
-        if not known.any() and not len(context):
+        rows, times, kinds = history.places(self._index), history.at, history.kinds
+        known = rows >= 0
+        if not known.all():
+            rows, times, kinds = rows[known], times[known], kinds[known]
+        if not len(rows) and not len(context):
             return NOTHING, np.empty(0)
-        latest = int(history.at[known].max(initial=self._as_of - 1)) + 1
-        ages = (min(to_micros(at), latest) - history.at[known]) / DAY_US
-        events = self._weights.weights(history.kinds[known], ages)
-        said = [*zip(codes[known].tolist(), events.tolist(), strict=True)]
-        said += [(product, self._weights.context_weight) for product in context.tolist()]
-        sums: dict[int, float] = {}
-        for product, weight in said:
-            sums[product] = sums.get(product, 0.0) + weight
-        positive = sorted((product, weight) for product, weight in sums.items() if weight > 0)
-        products, weights = zip(*positive, strict=True) if positive else ((), ())
-        return np.array(products, dtype=np.int32), np.array(weights)
+        latest = int(times.max(initial=self._as_of - 1)) + 1
+        events = self._weights.weights(kinds, (min(to_micros(at), latest) - times) / DAY_US)
+        if len(context):
+            rows = np.concatenate([rows, context])
+            events = np.concatenate([events, np.full(len(context), self._weights.context_weight)])
+        # sums product by product, in the order of the events
+        order = rows.argsort(kind="stable")
+        rows, events = rows[order], events[order]
+        is_first = np.ones(len(rows), dtype=np.bool_)
+        np.not_equal(rows[1:], rows[:-1], out=is_first[1:])
+        starts = np.flatnonzero(is_first)
+        products, weights = rows[starts], np.add.reduceat(events, starts)
+        positive = weights > 0
+        return products[positive], weights[positive]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Literal
 
 import orjson
@@ -28,7 +29,11 @@ class _Record:
     """JSON, there and back."""
 
     def to_json(self) -> bytes:
-        """Return the record as JSON; DataError when it holds what JSON cannot."""
+        """Return the record as JSON, made once; DataError when it holds what JSON cannot."""
+        return self._json
+
+    @cached_property
+    def _json(self) -> bytes:
         try:
             return orjson.dumps(self)
         except orjson.JSONEncodeError as error:

@@ -26,12 +26,12 @@ from serving.neighbours import Neighbours
 from serving.scoring import Blocked, top
 from serving.subject import Bought, Subject
 from training.benchmarks.listed import AS_OF, Listed, Matrix, training_set
-from training.benchmarks.spaces import SPACES, WEIGHTS, named
 from training.dataset import TrainingSet
 from training.models import popularity, registry
 from training.models.base import Embeddings
 from training.models.configs import Config
 from training.recipe import Recipe
+from training.spaces import SPACES, WEIGHTS, named
 from training.tune import Trial, walk
 
 Float32 = NDArray[np.float32]

@@ -16,7 +16,20 @@ import duckdb
 import typer
 
 from serving.errors import NextbestError
-from training.cli import benchmark, data, demo, evaluate, events, features, models, recommend, serve, train
+from training.cli import (
+    benchmark,
+    data,
+    demo,
+    evaluate,
+    events,
+    features,
+    models,
+    recommend,
+    refresh,
+    serve,
+    train,
+    tune,
+)
 
 app = typer.Typer(
     name="nextbest",
@@ -25,7 +38,20 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (demo, data, features, train, evaluate, models, serve, recommend, events, benchmark):
+for group in (
+    demo,
+    data,
+    features,
+    train,
+    evaluate,
+    tune,
+    refresh,
+    models,
+    serve,
+    recommend,
+    events,
+    benchmark,
+):
     group.register(app)
 
 

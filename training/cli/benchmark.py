@@ -40,6 +40,9 @@ def serving_command(
         int, typer.Option(min=10, max=100_000, help="Requests a side, a concurrency and a round.")
     ] = 400,
     rounds: Annotated[int, typer.Option(min=1, max=100, help="How often the sides take turns.")] = 5,
+    warm_up: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Requests to each side before those that are timed.")
+    ] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the requests, and of the drawn shop.")] = 0,
     in_process: Annotated[
         bool, typer.Option("--in-process", help="Time the work without HTTP alone; start no services.")
@@ -75,6 +78,7 @@ def serving_command(
             Settings.load(),
             requests=requests,
             rounds=rounds,
+            warm_up=warm_up,
             seed=seed,
             drawn=shop,
             http=not in_process,

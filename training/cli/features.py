@@ -15,8 +15,8 @@ from feature_repo.build import EngineOf
 from feature_repo.engine import DuckDBEngine
 from feature_repo.export import DEFINITIONS, export_features
 from feature_repo.tables import Tables
-from feature_repo.validate import validate
-from serving.errors import ConfigError, DataError
+from feature_repo.validate import require_sound
+from serving.errors import ConfigError
 from serving.settings import Settings
 from training.cli.progress import shown
 from training.train import build_features, one_job
@@ -130,11 +130,4 @@ def sound(directory: Path) -> None:
     DataError
         A check fails; its finding is told.
     """
-    validation = validate(directory, now=datetime.now(UTC))
-    failed = [finding for finding in validation.findings if finding.status == "FAIL"]
-    if failed:
-        first = failed[0]
-        raise DataError(
-            f"expected sound tables in {directory}, found {len(failed)} failed checks, first {first.table}: "
-            f"{first.check} ({first.message}); see `nextbest validate {directory}`"
-        )
+    require_sound(directory, now=datetime.now(UTC))

@@ -14,7 +14,9 @@ from serving.errors import BundleError, ConfigError, NextbestError
 from serving.features import FrameReader
 from serving.recommender import Recommender
 from serving.settings import Settings
+from training.cli.comparison import print_comparison
 from training.cli.tables import console
+from training.compare import compare as compared
 
 
 def register(app: typer.Typer) -> None:
@@ -24,9 +26,17 @@ def register(app: typer.Typer) -> None:
     app.command("rollback")(rollback_command)
 
 
-def models_command(as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False) -> None:
-    """List published bundles, newest first; the live one is marked."""
+def models_command(
+    compare: Annotated[
+        tuple[str, str] | None, typer.Option("--compare", metavar="A B", help="Compare two bundles instead.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """List published bundles, newest first; the live one is marked. Or compare two of them."""
     settings = Settings.load()
+    if compare is not None:
+        print_comparison(compared(settings.bundles, *compare), as_json=as_json)
+        return
     current = live.Live.read(settings.live).version(settings.slot) if _readable(settings) else None
     found = {path.name for path in settings.bundles.glob("[0-9]*") if path.is_dir()}
     versions = sorted(found | ({current} if current else set()), reverse=True)

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from serving.errors import ConfigError
+from serving.events.live import event_log
 from serving.process import check_port, command, environment
 from serving.settings import Settings
 
@@ -42,5 +43,18 @@ def serve_command(
     if not address.is_loopback and not settings.api_keys:
         sys.stderr.write("no NEXTBEST_API_KEYS are set: only requests from this machine will be answered\n")
         sys.stderr.flush()
+    _check_log(settings)
     served = command(host=str(address), port=port)
     os.execve(served[0], served, environment(settings, workers=workers))
+
+
+def _check_log(settings: Settings) -> None:
+    """Refuse an event log that would lose events, in one sentence rather than in the log of each worker."""
+    embedded = settings.events / "events.db"
+    if settings.redis_url is not None and embedded.exists():
+        sys.stderr.write(
+            f"events and live changes in {embedded} are not served with NEXTBEST_REDIS_URL set: Redis has a log of its "
+            "own; unset it and run `nextbest events export --to TABLES` to keep the events, tell the changes again\n"
+        )
+        sys.stderr.flush()
+    event_log(settings).close()

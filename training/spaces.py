@@ -1,6 +1,7 @@
-"""Where the accuracy benchmark looks for settings: the same axes for every data set.
+"""Where settings are looked for: the same axes for every data set.
 
-Each model starts from one point and walks along its axes in order; see ``training.tune``.
+The accuracy benchmark starts from one point a model and walks along its axes in order (``training.tune``). A shop's own
+search (``training.search``) starts from a recipe and looks between the ends of the same axes, and of ``DATED``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from training.models.configs import (
     SpectralConfig,
     TwoTowerConfig,
 )
+from training.recipe import Recipe
 from training.tune import Axis
 
 _EXPONENTS: Final = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6)
@@ -76,8 +78,28 @@ SPACES: Final[dict[str, tuple[Config, tuple[Axis, ...]]]] = {
     ),
 }
 
+_HALF_LIVES: Final = (7.0, 14.0, 28.0, 56.0, 112.0, 224.0)
+
+#: Axes for data with times: how fast what was done is forgotten.
+DATED: Final[dict[str, tuple[Axis, ...]]] = {
+    model: (Axis(f"{'confidence' if model == 'als' else 'weights'}.half_life_days", _HALF_LIVES),)
+    for model in SPACES
+}
+
 #: Weights of a model in a blend, beside the first one's 1.
 WEIGHTS: Final[tuple[float, ...]] = (0.125, 0.25, 0.5, 1.0, 2.0)
+
+
+def axes_of(recipe: Recipe) -> tuple[Axis, ...]:
+    """Return the axes of a recipe's model; of a blend the weights beside its first part's, none of a baseline.
+
+    Paths are those of the model's own settings.
+    """
+    if recipe.model == "blend":
+        return tuple(Axis(f"weights.{part}", WEIGHTS) for part in list(recipe.blend.weights)[1:])
+    if recipe.model not in SPACES:
+        return ()
+    return (*SPACES[recipe.model][1], *DATED[recipe.model])
 
 
 def named(config: Config) -> dict[str, Any]:

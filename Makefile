@@ -1,10 +1,11 @@
-# Two commands set everything up: `make demo` and `make test`. Settings: PYTHON, ONCE=1, CUSTOMERS.
+# Two commands set everything up: `make demo` and `make test`. Settings: PYTHON, ONCE=1, CUSTOMERS, JOBS.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SPARK := $(VENV)/.installed-spark
 CUSTOMERS ?= 5000
+JOBS ?= 2
 PACKAGES := feature_repo serving eval training
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -22,7 +23,7 @@ demo: $(STAMP)
 	$(BIN)/nextbest demo --customers $(CUSTOMERS) $(if $(ONCE),--once)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q -m 'not slow'
+	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow'
 
 # Spark is large and few need it: it is installed for the tests that compare the two engines
 $(SPARK): $(STAMP)

@@ -19,9 +19,11 @@ PRODUCT_FACTS: Final = "product_facts"
 SERVICE: Final = "recommender_v1"
 HYBRID_SERVICE: Final = "recommender_v2"
 RANKING_SERVICE: Final = "ranking_v1"
+CUSTOMER_SERVICE: Final = "customers_v1"
+PRODUCT_SERVICE: Final = "products_v1"
 
 #: The views of each feature service: what the recommender reads of a customer, the same with the attributes that
-#: hybrid models learn from, and what a model of (customer, product) pairs reads of both.
+#: hybrid models learn from, what a model of (customer, product) pairs reads of both, and what rankers choose from.
 #: Views that the shop's tables do not fill are left out.
 SERVICES: Final[dict[str, tuple[str, ...]]] = {
     SERVICE: (CUSTOMER_FEATURES, CUSTOMER_RECENT),
@@ -35,6 +37,8 @@ SERVICES: Final[dict[str, tuple[str, ...]]] = {
         PRODUCT_ATTRIBUTES,
         CUSTOMER_RECENT,
     ),
+    CUSTOMER_SERVICE: (CUSTOMER_FEATURES, CUSTOMER_FACTS, CUSTOMER_ATTRIBUTES, CUSTOMER_RECENT),
+    PRODUCT_SERVICE: (PRODUCT_FEATURES, PRODUCT_FACTS, PRODUCT_ATTRIBUTES),
 }
 
 #: Tag of a feature service: the hash of the schema it was registered with.
@@ -51,10 +55,29 @@ SEGMENT_NAMES: Final = "segment_names"
 SEGMENT_SHARES: Final = "segment_shares"
 SEGMENT_TRENDS: Final = "segment_trends"
 
-#: Of the customer features, those that a service serves; all of them where it is not named here.
-SERVED: Final[dict[str, tuple[str, ...]]] = dict.fromkeys(
-    (SERVICE, HYBRID_SERVICE), (CATEGORY_NAMES, CATEGORY_SHARES, SEGMENT)
+_SERVED: Final = (CATEGORY_NAMES, CATEGORY_SHARES, SEGMENT)
+#: Customer features that a ranker may choose from: how active, how much, how dear, how true to what they know.
+_RANKED: Final = (
+    "tenure_days",
+    "orders_30d",
+    "orders_90d",
+    "orders_365d",
+    "lines_365d",
+    "views_30d",
+    "basket_size",
+    "price_level",
+    "discount_share",
+    "repeat_share",
+    "new_categories_90d",
+    "gap_mean_days",
+    "lateness",
 )
+#: Of the customer features, those that a service serves; all of them where it is not named here.
+SERVED: Final[dict[str, tuple[str, ...]]] = {
+    SERVICE: _SERVED,
+    HYBRID_SERVICE: _SERVED,
+    CUSTOMER_SERVICE: (*_SERVED, *_RANKED),
+}
 
 FeatureType = Literal["float", "string", "strings", "floats", "ints", "bool", "timestamp"]
 
@@ -75,10 +98,11 @@ RECENT: Final[tuple[tuple[str, FeatureType], ...]] = (
     (RECENT_VALUES, "floats"),
 )
 
+_NAMED_BY_SHOPS: Final = (CUSTOMER_ATTRIBUTES, CUSTOMER_FACTS, PRODUCT_ATTRIBUTES, PRODUCT_FACTS)
 #: Every view, whether or not a shop's tables fill it.
 VIEWS: Final = SERVICES[RANKING_SERVICE]
 
 
 def row_key(view: str, name: str) -> str:
-    """Return how a feature is called in the row of a customer: an attribute keeps its view, the shop chose its name."""
-    return f"{view}.{name}" if view == CUSTOMER_ATTRIBUTES else name
+    """Return how a feature is called in a row: what the shop named (attributes, facts) keeps its view."""
+    return f"{view}.{name}" if view in _NAMED_BY_SHOPS else name

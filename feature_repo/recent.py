@@ -1,9 +1,8 @@
-"""Fresh behaviour: one function of (history, instant, catalog), used offline and online alike.
+"""Recent history: the last events of a customer, the same offline and online.
 
 A ``History`` is the row of the view ``customer_recent``: the last events of one customer, oldest first;
-training, evaluation and the service read the same one. ``recent_features`` is the one place for numbers such
-as "bought three times, last a week ago", of (customer, product) pairs; retrieval reads the history through the
-encoder and does not ask for them. Only events strictly before the asked instant count.
+training, evaluation and the service read the same one. What numbers come of it is in ``behaviour``. Only events
+strictly before the asked instant count.
 """
 
 from __future__ import annotations
@@ -19,7 +18,6 @@ from numpy.typing import NDArray
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.names import NEVER_DAYS
 
 DAY_US: Final = 86_400_000_000
 KIND_CODES: Final[dict[str, int]] = {kind: code for code, kind in enumerate(s.KINDS)}
@@ -129,159 +127,3 @@ class History:
 
 
 _EMPTY: Final = History.of([])
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """What of the catalog fresh features need.
-
-    ``index`` maps a product id to its product index; by product index there are ``category`` (int32 code, −1 for
-    none) and ``price`` (float64, NaN when unknown).
-    """
-
-    index: Mapping[str, int]
-    category: NDArray[np.int32]
-    price: NDArray[np.float64]
-
-
-#: Customer × product features, in the order of the columns: name → (definition, default).
-PAIR: Final[dict[str, tuple[str, float]]] = {
-    "bought": ("times the customer bought the product", 0.0),
-    "viewed": ("times the customer viewed, clicked or carted it", 0.0),
-    "returned": ("times the customer returned it", 0.0),
-    "days_since_bought": ("days since the customer last bought it", NEVER_DAYS),
-    "days_since_seen": ("days since the customer last did anything with it", NEVER_DAYS),
-    "gap_days": ("mean days between two purchases of it, 0 below two", 0.0),
-    "lateness": ("days since it was bought over the mean gap, 0 without a gap", 0.0),
-    "share": ("share of the customer's purchases that are of it", 0.0),
-    "category_bought": ("times the customer bought of its category", 0.0),
-    "category_viewed": ("times the customer viewed, clicked or carted of its category", 0.0),
-    "category_share": ("share of the customer's purchases that are of its category", 0.0),
-    "days_since_category_bought": ("days since the customer last bought of its category", NEVER_DAYS),
-    "price_ratio": ("its price over the mean money of the customer's purchase lines, 0 when unknown", 0.0),
-}
-_OF_PRODUCT: Final = tuple(PAIR)[:8]
-_OF_CATEGORY: Final = tuple(PAIR)[8:12]
-
-
-@dataclass(frozen=True)
-class RecentFeatures:
-    """Fresh features of one customer at one instant, and of the customer with any product of the shelf.
-
-    ``customer`` maps a name to a number; ``pairs`` gives those with products. ``product_idx`` (int32, ascending)
-    are the known products of the history, ``category`` (int32, ascending) their categories.
-    """
-
-    customer: dict[str, float]
-    product_idx: NDArray[np.int32]
-    category: NDArray[np.int32]
-    _by_product: NDArray[np.float64]
-    _by_category: NDArray[np.float64]
-    _mean_value: float
-    _shelf: Shelf
-
-    def pairs(self, product_idx: NDArray[np.int32]) -> NDArray[np.float64]:
-        """Return the features of ``PAIR`` for the products (n,): float64 (n, features), defaults where unknown."""
-        of_product = _looked_up(product_idx, self.product_idx, self._by_product, _OF_PRODUCT)
-        categories = self._shelf.category[product_idx]
-        of_category = _looked_up(categories, self.category, self._by_category, _OF_CATEGORY)
-        price = self._shelf.price[product_idx]
-        known = np.isfinite(price) & (self._mean_value > 0)
-        ratio = np.divide(price, self._mean_value, out=np.zeros(len(price)), where=known)
-        return np.column_stack([of_product, of_category, ratio])
-
-
-def _looked_up(
-    asked: NDArray[np.int32], known: NDArray[np.int32], rows: NDArray[np.float64], names: tuple[str, ...]
-) -> NDArray[np.float64]:
-    """Return the row of each asked key, the defaults for keys that are not known."""
-    found = np.tile([PAIR[name][1] for name in names], (len(asked), 1))
-    place = np.searchsorted(known, asked)
-    place[place == len(known)] = 0
-    hit = known[place] == asked if len(known) else np.zeros(len(asked), dtype=np.bool_)
-    found[hit] = rows[place[hit]]
-    return found
-
-
-def recent_features(history: History, at: datetime, shelf: Shelf) -> RecentFeatures:
-    """Compute fresh behaviour features at an instant.
-
-    Parameters
-    ----------
-    history
-        The customer's events; those at or after ``at`` are ignored.
-    at
-        The instant, timezone-aware UTC.
-    shelf
-        The products; those of the history that are not on it count for the customer only.
-    """
-    history = history.before(at)
-    ages = (to_micros(at) - history.at) / DAY_US
-    is_purchase = history.kinds == KIND_CODES[s.PURCHASE]
-    is_return = history.kinds == KIND_CODES[s.RETURN]
-    purchases = float(is_purchase.sum())
-    customer = {
-        "days_since_event": float(ages.min(initial=NEVER_DAYS)),
-        "days_since_purchase": float(ages[is_purchase].min(initial=NEVER_DAYS)),
-        "events_1d": float((ages <= 1).sum()),
-        "events_7d": float((ages <= 7).sum()),
-        "purchases_7d": float((is_purchase & (ages <= 7)).sum()),
-        "distinct_products": float(len(set(history.products))),
-    }
-    codes = history.places(shelf.index)
-    categories = np.where(codes >= 0, shelf.category[codes], -1) if len(codes) else codes
-    flags = _Flags(ages, is_purchase, ~is_purchase & ~is_return, is_return)
-    product_idx, by_product = _counted(codes, flags)
-    bought, viewed, returned, since_bought, since_seen, first_bought = by_product.T
-    gap = np.divide(first_bought - since_bought, bought - 1, out=np.zeros(len(bought)), where=bought > 1)
-    lateness = np.divide(since_bought, gap, out=np.zeros(len(gap)), where=gap > 0)
-    share = bought / max(purchases, 1.0)
-    category, by_category = _counted(categories.astype(np.int32), flags)
-    return RecentFeatures(
-        customer=customer,
-        product_idx=product_idx,
-        category=category,
-        _by_product=np.column_stack(
-            [bought, viewed, returned, since_bought, since_seen, gap, lateness, share]
-        ),
-        _by_category=np.column_stack(
-            [by_category[:, 0], by_category[:, 1], by_category[:, 0] / max(purchases, 1.0), by_category[:, 3]]
-        ),
-        _mean_value=float(history.values[is_purchase].mean()) if purchases else 0.0,
-        _shelf=shelf,
-    )
-
-
-@dataclass(frozen=True)
-class _Flags:
-    """Ages in days and kinds of the events of a history, (events,) each."""
-
-    ages: NDArray[np.float64]
-    bought: NDArray[np.bool_]
-    viewed: NDArray[np.bool_]
-    returned: NDArray[np.bool_]
-
-
-def _counted(keys: NDArray[np.int32], flags: _Flags) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return the distinct keys ≥ 0 (ascending) and a row a key.
-
-    The columns: times bought, viewed, returned; days since it was bought, seen, first bought.
-    """
-    known = keys >= 0
-    distinct, place = np.unique(keys[known], return_inverse=True)
-    ages, size = flags.ages[known], len(distinct)
-
-    def count(flag: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return np.bincount(place, weights=flag[known], minlength=size).astype(np.float64)
-
-    def elapsed(flag: NDArray[np.bool_]) -> NDArray[np.float64]:
-        days = np.full(size, NEVER_DAYS)
-        np.minimum.at(days, place[flag], ages[flag])
-        return days
-
-    first = np.zeros(size)
-    bought = flags.bought[known]
-    np.maximum.at(first, place[bought], ages[bought])
-    columns = [count(flags.bought), count(flags.viewed), count(flags.returned)]
-    columns += [elapsed(bought), elapsed(np.ones(len(ages), dtype=np.bool_)), first]
-    return distinct.astype(np.int32), np.column_stack(columns)

@@ -31,6 +31,7 @@ from serving.catalog import Catalog
 from serving.errors import BundleError
 from serving.index import ProductIndex
 from serving.manifest import SCHEMA_VERSION, FileInfo, Manifest, version_of
+from serving.ranker import Calibration, Ranker
 from serving.subject import Bought
 
 Float32 = NDArray[np.float32]
@@ -45,6 +46,9 @@ _SEGMENTS: Final = "segments.json"
 _STAGING: Final = ".staging-"
 _WEIGHTS: Final = "encoder.safetensors"
 _MATRIX: Final = "encoder-"
+_TREES: Final = "ranker.txt"
+_CALIBRATION: Final = "calibration.json"
+_RANKED: Final = "ranker_products"
 _PURCHASED: Final = ("indptr", "products", "days", "at")
 
 
@@ -87,6 +91,7 @@ class Bundle:
     matrices: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     weights: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     index: ProductIndex | None = None
+    ranker: Ranker | None = None
     golden: list[dict[str, Any]] = field(default_factory=list)
     version: str = ""
 
@@ -179,6 +184,7 @@ def load(bundles: Path, version: str) -> Bundle:
             matrices={name: _array(inside, path) for path, name in _matrices(manifest).items()},
             weights=load_file(inside / _WEIGHTS) if _WEIGHTS in manifest.files else {},
             index=index,
+            ranker=_ranker(inside) if _TREES in manifest.files else None,
             golden=json.loads((inside / GOLDEN).read_text()),
             version=version,
         )
@@ -241,6 +247,7 @@ def _write_parts(bundle: Bundle, inside: Path) -> None:
         "popular": bundle.popular,
         "popular_scores": bundle.popular_scores,
         "product_vectors": bundle.vectors,
+        _RANKED: None if bundle.ranker is None else bundle.ranker.products,
         **{_MATRIX + name.replace("/", "--"): array for name, array in bundle.matrices.items()},
     }
     for name, array in arrays.items():
@@ -252,9 +259,17 @@ def _write_parts(bundle: Bundle, inside: Path) -> None:
         )
     if bundle.index is not None:
         bundle.index.save(inside / "products.faiss")
+    if bundle.ranker is not None:
+        (inside / _TREES).write_text(bundle.ranker.trees)
+        (inside / _CALIBRATION).write_text(bundle.ranker.calibration.to_json())
     segments = {name: rows.tolist() for name, rows in sorted(bundle.segments.items())}
     (inside / _SEGMENTS).write_text(json.dumps(segments, ensure_ascii=False))
     (inside / GOLDEN).write_text(json.dumps(bundle.golden, ensure_ascii=False, indent=1))
+
+
+def _ranker(inside: Path) -> Ranker:
+    calibration = Calibration.from_json((inside / _CALIBRATION).read_text())
+    return Ranker((inside / _TREES).read_text(), calibration, _array(inside, _RANKED))
 
 
 def _matrices(manifest: Manifest) -> dict[str, str]:

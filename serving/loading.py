@@ -171,6 +171,7 @@ class Loader:
                 defaults=bundle.manifest.feature_defaults,
                 timeout_ms=self._settings.feature_timeout_ms,
                 corrupt=lambda: self._metrics.degraded("corrupt"),
+                also=bundle.manifest.read,
             )
         except BundleError as error:
             raise FeatureUnavailable(str(error)) from error

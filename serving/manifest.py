@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from serving.encoders.spec import EncoderSpec
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+_CUSTOMER: Final = "customer."
 
 
 class _Strict(BaseModel):
@@ -36,8 +37,20 @@ class DataInfo(_Strict):
     tables_hash: str
 
 
+class RankerSpec(_Strict):
+    """How candidates are ranked: what of all sources is put in order by the chance of a purchase.
+
+    The chance is of a purchase within ``horizon_days``; ``candidates`` products are ranked for an answer, ``features``
+    name what is known of each; see ``serving.ranking``.
+    """
+
+    horizon_days: int = Field(ge=1)
+    candidates: int = Field(ge=1)
+    features: tuple[str, ...] = Field(min_length=1)
+
+
 class Policy(_Strict):
-    """How the bundle answers: the personal encoder and the chain of sources.
+    """How the bundle answers: the personal encoder, the chain of sources, and the ranker of what they find.
 
     ``encoder`` says how a customer becomes a query; None: nobody does, and the popular are shown. Where products
     bought before may be shown, each is lifted for every day on which the customer bought it, by ``repeat_weight``
@@ -49,6 +62,7 @@ class Policy(_Strict):
     encoder: EncoderSpec | None
     repeat_weight: float = Field(default=0.0, ge=0)
     chain: tuple[Literal["personal", "segment", "popular"], ...] = ("personal", "segment", "popular")
+    ranker: RankerSpec | None = None
 
 
 class Manifest(_Strict):
@@ -69,6 +83,12 @@ class Manifest(_Strict):
     metrics: dict[str, Any]
     index: dict[str, Any]
     files: dict[str, FileInfo] = Field(default_factory=dict)
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """The customer's features that the ranker reads, as they are called in a customer's row."""
+        told = () if self.policy.ranker is None else self.policy.ranker.features
+        return tuple(name.removeprefix(_CUSTOMER) for name in told if name.startswith(_CUSTOMER))
 
     def to_bytes(self) -> bytes:
         """Return the exact bytes of ``manifest.json``."""

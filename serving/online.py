@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
@@ -29,7 +29,9 @@ from serving.features import CustomerState, FeatureReader, Reading
 
 log = logging.getLogger("nextbest")
 
-_VIEWS: Final = (v.CUSTOMER_FEATURES, v.CUSTOMER_ATTRIBUTES, v.CUSTOMER_RECENT)
+_VIEWS: Final = (v.CUSTOMER_FEATURES, v.CUSTOMER_FACTS, v.CUSTOMER_ATTRIBUTES, v.CUSTOMER_RECENT)
+#: Of these views every column is read; of the others those that are asked for.
+_WHOLE: Final = (v.CUSTOMER_ATTRIBUTES, v.CUSTOMER_RECENT)
 #: Rows that cannot be read are told once in so many seconds.
 _TELL_SECONDS: Final = 60.0
 #: States of at least so many customers, those read last, are kept, about 8 KB each.
@@ -51,6 +53,8 @@ class OnlineReader(FeatureReader):
         How long the store may be waited for before ``FeatureUnavailable``.
     corrupt
         Called for each row that cannot be read.
+    also
+        Features without a default that are read where the service has them, as ``names.row_key`` calls them.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class OnlineReader(FeatureReader):
         timeout_ms: float,
         schema_hash: str | None = None,
         corrupt: Callable[[], None] = lambda: None,
+        also: Collection[str] = (),
     ) -> None:
         self._defaults = dict(defaults)
         self._timeout_ms = timeout_ms
@@ -69,7 +74,12 @@ class OnlineReader(FeatureReader):
         self._told = -_TELL_SECONDS
         self._kept: dict[str, tuple[Row, CustomerState]] = {}
         self._kept_before: dict[str, tuple[Row, CustomerState]] = {}
-        columns = self._resolve(store, service, schema_hash)
+        wanted = {*self._defaults, *also}
+        columns = [
+            (view, name)
+            for view, name in self._resolve(store, service, schema_hash)
+            if view.name in _WHOLE or v.row_key(view.name, name) in wanted
+        ]
         self._columns = [
             (v.row_key(view.name, name), view.name == v.CUSTOMER_RECENT) for view, name in columns
         ]

@@ -23,11 +23,12 @@ from feature_repo import schema as s
 from feature_repo.recent import DAY_US, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Filters
-from serving.errors import FeatureUnavailable
+from serving.errors import BundleError, FeatureUnavailable
 from serving.events.fold import session_key
 from serving.features import CustomerState, FeatureReader, Reading
 from serving.filtering import Mask
 from serving.index import best
+from serving.ranked import Ranked
 from serving.reasons import Nearness, Reason, ReasonCode, Reasons
 from serving.sources import Near, Popular, Segment, Source, Vectors, bought, personal
 from serving.stages import stage
@@ -139,8 +140,21 @@ class Recommender:
             "popular": Popular(bundle),
         }
         self._chain = [source for name in bundle.manifest.policy.chain if (source := named[name]) is not None]
+        self._ranked = self._second_stage()
         self._nearness = None if bundle.vectors is None else Nearness(bundle.vectors)
         self._reasons = Reasons(bundle, self._nearness)
+
+    @property
+    def model(self) -> Source | None:
+        """The personal model; None for a bundle without one."""
+        return self._personal
+
+    def _second_stage(self) -> Ranked | None:
+        if self.bundle.manifest.policy.ranker is None:
+            return None
+        if not isinstance(self._personal, Vectors):
+            raise BundleError("expected vectors beside a ranker, found none; publish anew")
+        return Ranked(self.bundle, self._personal)
 
     def recommend(self, queries: Sequence[Query], begun: Begun | None = None) -> list[Recommendations]:
         """Answer each query, in order; states are read once for all queries of one instant.
@@ -184,7 +198,7 @@ class Recommender:
 
     def _answer(self, query: Query, state: CustomerState, ready: _Prepared) -> Recommendations:
         with stage("filters"):
-            subject = self._subject(query, state, ready.context)
+            subject = self.subject(query, state, ready.context)
             ready.allowed[self._held_back(query, subject)] = False
         return Recommendations(tuple(self._fill(subject, ready.allowed, query.n)), ready.ignored)
 
@@ -234,12 +248,13 @@ class Recommender:
         """Return the search over ``searchable`` products that answers a query, so that many are made at once.
 
         None wherever there is more to the answer: the query has context, exclude or filters, the model has no
-        vectors or is not asked first, it knows nothing of the customer, or products bought before are lifted.
+        vectors or is not asked first, it knows nothing of the customer, products bought before are lifted, or what is
+        found is ranked.
         """
-        plain = not (query.context or query.exclude or query.filters)
+        plain = not (query.context or query.exclude or query.filters or self._ranked)
         if not plain or not isinstance(self._personal, Vectors) or self._chain[0] is not self._personal:
             return None
-        subject = self._subject(query, state)
+        subject = self.subject(query, state)
         held_back = self._held_back(query, subject)
         policy = self.bundle.manifest.policy
         again = subject.repeats and len(held_back) < len(subject.bought.products)
@@ -252,7 +267,10 @@ class Recommender:
         return self._personal.placed(on_sale) if isinstance(self._personal, Vectors) else on_sale
 
     def score(self, customer_ids: Sequence[str], product_ids: Sequence[str], at: datetime) -> Float32:
-        """Return the personal scores (customers, products); NaN for an unknown product or customer."""
+        """Return the personal scores (customers, products); NaN for an unknown product or customer.
+
+        With a ranker they are chances of a purchase within its horizon, of customers without a history too.
+        """
         scores = np.full((len(customer_ids), len(product_ids)), np.nan, dtype=np.float32)
         if not isinstance(self._personal, Vectors | Near):
             return scores
@@ -260,8 +278,12 @@ class Recommender:
         columns = np.flatnonzero(known >= 0)
         states = self.states([Query(at=at, customer_id=customer) for customer in customer_ids])
         for row, (customer, state) in enumerate(zip(customer_ids, states, strict=True)):
-            subject = self._subject(Query(at=at, customer_id=customer), state)
-            own = self._personal.scores(subject, known[columns].astype(np.int32))
+            subject = self.subject(Query(at=at, customer_id=customer), state)
+            products = known[columns].astype(np.int32)
+            if self._ranked is not None:
+                scores[row, columns] = self._ranked.chances(subject, products)
+                continue
+            own = self._personal.scores(subject, products)
             if own is not None:
                 scores[row, columns] = own
         return scores
@@ -286,7 +308,7 @@ class Recommender:
                 reason = Reason("similar_to", product_id=catalog.ids[to])
                 items.append(self._item(product, len(items) + 1, float(cosines[product]), name, reason))
             allowed[order] = False
-        popular, nobody = [Popular(self.bundle)], self._subject(Query(at=at), CustomerState())
+        popular, nobody = [Popular(self.bundle)], self.subject(Query(at=at), CustomerState())
         category = catalog.frame[s.CATEGORY]
         akin = allowed & category.isin(category.iloc[given].dropna()).to_numpy()
         stages: tuple[tuple[Mask, ReasonCode], ...] = ((akin, "same_category"), (allowed & ~akin, "popular"))
@@ -295,7 +317,8 @@ class Recommender:
                 items.append(self._item(product, len(items) + 1, score, source, Reason(code)))
         return Recommendations(tuple(items), tuple(ignored))
 
-    def _subject(self, query: Query, state: CustomerState, context: NDArray[np.int32] = _NOTHING) -> Subject:
+    def subject(self, query: Query, state: CustomerState, context: NDArray[np.int32] = _NOTHING) -> Subject:
+        """Return who asks, as sources see it; ``context`` are the products looked at now."""
         row = None if query.customer_id is None else self._rows.get(query.customer_id)
         segment = state.segment or ("" if row is None else self._segments[row])
         own = self._bought(row, state)
@@ -340,7 +363,10 @@ class Recommender:
             rest = np.zeros_like(allowed)
             rest[context] = allowed[context]
             allowed = allowed & ~rest
-        drawn = self._drawn(self._chain, subject, allowed, n)
+        if self._ranked is None:
+            drawn = self._drawn(self._chain, subject, allowed, n)
+        else:
+            drawn = self._ranked.drawn(subject, allowed, n)
         if rest is not None and len(drawn) < n:
             drawn += self._drawn(self._chain, subject, rest, n - len(drawn))
         with stage("reasons"):

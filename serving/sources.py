@@ -28,6 +28,7 @@ Int32 = NDArray[np.int32]
 
 #: The spread of a customer's scores over the catalog is taken from about so many products, evenly spaced.
 _SAMPLE: Final = 1024
+_LEAST: Final = 1e-12
 
 
 def bought(bundle: Bundle, row: int | None, history: History) -> Bought:
@@ -114,9 +115,9 @@ class Vectors:
 
     def vector(self, subject: Subject) -> Float32 | None:
         """Return the (d,) query vector, or None for somebody of whom nothing is known."""
-        # after the data end ages are measured from the last event: the state alone decides
-        if subject.memo is None or len(subject.context) or subject.at <= self._as_of:
+        if not self._depends_on_state_alone(subject):
             return self._encoder.encode(subject)
+        assert subject.memo is not None
         if "vector" not in subject.memo:
             subject.memo["vector"] = self._encoder.encode(subject)
         held: Float32 | None = subject.memo["vector"]
@@ -126,6 +127,41 @@ class Vectors:
         """See ``Personal``."""
         query = self.vector(subject)
         return None if query is None else np.asarray(self._vectors[products] @ query, dtype=np.float32)
+
+    def standing(self, subject: Subject, products: Int32) -> NDArray[np.float64]:
+        """Return how the subject's scores of products stand among all its scores (n, 2), whatever their scale.
+
+        First in standard deviations from their mean; then the logarithm of the share of products with a higher one, as
+        seen in an evenly spaced sample of the catalog. NaN where the model knows nothing.
+        """
+        query = self.vector(subject)
+        if query is None:
+            return np.full((len(products), 2), np.nan)
+        if self._depends_on_state_alone(subject):
+            assert subject.memo is not None
+            spread = subject.memo.get("spread")
+            if spread is None:
+                spread = subject.memo["spread"] = self._spread(query)
+        else:
+            spread = self._spread(query)
+        mean, deviation, ordered = spread
+        scores = self._vectors[products] @ query
+        found = np.empty((len(products), 2))
+        np.divide(scores - mean, deviation, out=found[:, 0])
+        above = len(ordered) - np.searchsorted(ordered, scores, side="right")
+        np.log((above + 0.5) / len(ordered), out=found[:, 1])
+        if self._placed is not None:
+            found[~self._placed[products]] = np.nan
+        return found
+
+    def _spread(self, query: Float32) -> tuple[float, float, Float32]:
+        """Return mean, standard deviation and, ascending, the scores of the sample themselves."""
+        ordered = np.sort(self._sample @ query)
+        return float(ordered.mean()), max(float(ordered.std()), _LEAST), ordered
+
+    def _depends_on_state_alone(self, subject: Subject) -> bool:
+        # after the data end ages are measured from the last event
+        return subject.memo is not None and not len(subject.context) and subject.at > self._as_of
 
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""
@@ -246,7 +282,11 @@ class Popular:
 
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""
-        kept = np.flatnonzero(allowed[self._order])[:n]
+        # what is allowed is mostly near the top: the whole order is looked through only where that does not do
+        for depth in (4 * n, len(self._order)):
+            kept = np.flatnonzero(allowed[self._order[:depth]])[:n]
+            if len(kept) == n:
+                break
         return Candidates(np.asarray(self._order[kept]), np.asarray(self._scores[kept]), "popular")
 
 

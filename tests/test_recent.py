@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from feature_repo import schema as s
+from feature_repo.behaviour import FRESH, PAIR, Shelf, recent_features
 from feature_repo.names import NEVER_DAYS
-from feature_repo.recent import PAIR, History, Shelf, recent_features, to_micros
+from feature_repo.recent import History, to_micros
 
 AT = datetime(2026, 3, 1, tzinfo=UTC)
 INDEX = {"a": 0, "b": 1, "c": 2, "never": 3}
@@ -34,12 +35,13 @@ def history(events: list[tuple[str, str, float]]) -> History:
 def test_against_a_plain_count(events: list[tuple[str, str, int]]) -> None:
     got = recent_features(history([(p, k, float(d)) for p, k, d in events]), AT, SHELF)
     past = [event for event in events if event[2] > 0]
-    assert got.customer["days_since_event"] == pytest.approx(min((d for _, _, d in past), default=NEVER_DAYS))
+    customer = dict(zip(FRESH, got.customer.tolist(), strict=True))
+    assert customer["days_since_event"] == pytest.approx(min((d for _, _, d in past), default=NEVER_DAYS))
     bought = [d for _, k, d in past if k == s.PURCHASE]
-    assert got.customer["days_since_purchase"] == pytest.approx(min(bought, default=NEVER_DAYS))
-    assert got.customer["events_7d"] == sum(d <= 7 for _, _, d in past)
-    assert got.customer["purchases_7d"] == sum(d <= 7 for d in bought)
-    assert got.customer["distinct_products"] == len({p for p, _, _ in past})
+    assert customer["days_since_purchase"] == pytest.approx(min(bought, default=NEVER_DAYS))
+    assert customer["events_7d"] == sum(d <= 7 for _, _, d in past)
+    assert customer["purchases_7d"] == sum(d <= 7 for d in bought)
+    assert customer["distinct_products"] == len({p for p, _, _ in past})
     assert got.product_idx.tolist() == sorted({INDEX[p] for p, _, _ in past if p in INDEX})
     pairs = got.pairs(np.arange(4, dtype=np.int32))
     assert pairs.shape == (4, len(PAIR))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,9 +27,12 @@ from serving.recommender import Query, Recommender
 from training.dataset import TrainingSet
 from training.models import popularity, registry
 from training.models.base import Embeddings
+from training.ranker.keys import TooLittle
 from training.recipe import Recipe
 
-_PACKAGES: Final = ("bentoml", "faiss-cpu", "feast", "implicit", "numpy", "pandas", "scipy")
+log = logging.getLogger("nextbest")
+
+_PACKAGES: Final = ("bentoml", "faiss-cpu", "feast", "implicit", "lightgbm", "numpy", "pandas", "scipy")
 
 
 def assemble(
@@ -58,6 +62,50 @@ def assemble(
     metrics
         What is known of the recipe's quality, labelled with the fit it belongs to.
     """
+    bundle = _retrieval(
+        recipe, data, seed=seed, threads=threads, tables_hash=tables_hash, now=now, metrics=metrics
+    )
+    return bundle if recipe.ranker is None else _ranked(bundle, recipe, data, seed=seed, threads=threads)
+
+
+def _ranked(bundle: Bundle, recipe: Recipe, data: TrainingSet, *, seed: int, threads: int) -> Bundle:
+    """Return ``bundle`` with the recipe's ranker, or as it is, told, where there is too little to learn one from."""
+    from training.ranker.fit import fit_ranker  # LightGBM and scikit-learn, for those who rank
+
+    assert recipe.ranker is not None
+    manifest = bundle.manifest
+
+    def retrieve(earlier: TrainingSet) -> Bundle:
+        return _retrieval(
+            recipe, earlier, seed=seed, threads=threads, tables_hash="", now=manifest.created_at
+        )
+
+    try:
+        fitted = fit_ranker(recipe.ranker, data, bundle, retrieve=retrieve, seed=seed, threads=threads)
+    except TooLittle as error:
+        log.warning("%s is fitted without its ranker: %s", recipe.name, error)
+        return bundle
+    policy = manifest.policy.model_copy(update={"ranker": fitted.spec})
+    manifest = manifest.model_copy(update={"policy": policy})
+    defaults = served_defaults(manifest.feature_service)
+    read = {*served_defaults(), *manifest.read}
+    kept = {name: value for name, value in defaults.items() if name in read}
+    return replace(
+        bundle, manifest=manifest.model_copy(update={"feature_defaults": kept}), ranker=fitted.ranker
+    )
+
+
+def _retrieval(
+    recipe: Recipe,
+    data: TrainingSet,
+    *,
+    seed: int,
+    threads: int,
+    tables_hash: str,
+    now: datetime,
+    metrics: Mapping[str, Any] | None = None,
+) -> Bundle:
+    """Return the bundle of a recipe without its ranker."""
     order, share = popularity.fit(data, days=recipe.popularity_days)
     states = data.reader.read(data.customers.ids, data.as_of)
     segments = {customer: state.segment for customer, state in zip(data.customers.ids, states, strict=True)}

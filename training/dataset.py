@@ -65,11 +65,29 @@ class IdMap:
 
 
 @dataclass(frozen=True)
+class Source:
+    """Where a training set came from, and the customers (ids) and their feature rows that its reader knows."""
+
+    tables: Tables
+    store: FeatureStore
+    known: tuple[str, ...]
+    customer_features: pd.DataFrame
+
+    def product_features(self, product_ids: Sequence[str], at: datetime) -> pd.DataFrame:
+        """Return slow features, facts and attributes of each product as known at ``at``, in order."""
+        keys = pd.DataFrame({s.PRODUCT_ID: list(product_ids)})
+        keys[s.EVENT_TIMESTAMP] = pd.Timestamp(at)
+        rows = _renamed(point_in_time(keys, feast_join(self.store, v.PRODUCT_SERVICE)))
+        return rows.drop(columns=[s.PRODUCT_ID, s.EVENT_TIMESTAMP])
+
+
+@dataclass(frozen=True)
 class TrainingSet:
     """Interactions known at ``as_of`` as index arrays (rows,), with the catalog and the customers.
 
     ``customer_idx`` is −1 for anonymous rows: they count for products, not for customers. ``at`` is in
-    microseconds since 1970; ``kinds`` are codes of ``KIND_CODES``; rows are in order of time.
+    microseconds since 1970; ``kinds`` are codes of ``KIND_CODES``; rows are in order of time. ``source`` tells where
+    more can be had, None for data that came from elsewhere.
     """
 
     as_of: datetime
@@ -80,6 +98,7 @@ class TrainingSet:
     kinds: NDArray[np.int8]
     at: NDArray[np.int64]
     reader: FeatureReader
+    source: Source | None = None
 
     def __len__(self) -> int:
         return len(self.at)
@@ -117,6 +136,8 @@ class TrainingSet:
             raise DataError(f"expected interactions before {as_of}, found none; choose a later instant")
         catalog = catalog_as_of(tables, rows, as_of, final=bool(last < as_of))
         customers = IdMap.of(rows[s.CUSTOMER_ID].dropna().tolist())
+        known = IdMap.of([*customers.ids, *also]).ids
+        states = customer_states(store, known, as_of)
         return cls(
             as_of=as_of,
             customers=customers,
@@ -125,10 +146,32 @@ class TrainingSet:
             product_idx=IdMap(tuple(catalog.ids)).encode(rows[s.PRODUCT_ID]),
             kinds=rows[s.KIND].map(KIND_CODES).to_numpy().astype(np.int8),
             at=rows[s.AT].dt.tz_localize(None).to_numpy().astype("datetime64[us]").astype(np.int64),
-            reader=FrameReader.from_frame(
-                customer_states(store, IdMap.of([*customers.ids, *also]).ids, as_of)
-            ),
+            reader=FrameReader.from_frame(states),
+            source=Source(tables, store, known, states.drop(columns=[s.CUSTOMER_ID, s.EVENT_TIMESTAMP])),
         )
+
+    def earlier(self, at: datetime, *, also: Sequence[str] = ()) -> TrainingSet:
+        """Return what was known at an earlier instant; see ``load``."""
+        source = self.origin
+        return self.load(source.tables, source.store, at, also=also)
+
+    @property
+    def origin(self) -> Source:
+        """Where it came from.
+
+        Raises
+        ------
+        DataError
+            It did not come from tables.
+        """
+        if self.source is None:
+            raise DataError("expected data read from tables, found data from elsewhere; give tables")
+        return self.source
+
+    @cached_property
+    def product_features(self) -> pd.DataFrame:
+        """Slow features, facts and attributes of the catalog's products at ``as_of``, a row a product, in order."""
+        return self.origin.product_features(self.catalog.ids, self.as_of)
 
 
 def catalog_as_of(tables: Tables, rows: pd.DataFrame, as_of: datetime, *, final: bool) -> Catalog:
@@ -184,13 +227,17 @@ def customer_states(store: FeatureStore, customer_ids: Sequence[str], at: dateti
     """
     keys = pd.DataFrame({s.CUSTOMER_ID: list(customer_ids)})
     keys[s.EVENT_TIMESTAMP] = pd.Timestamp(at)
-    rows = point_in_time(keys, feast_join(store, v.HYBRID_SERVICE))
-    rows = rows.rename(columns=lambda name: v.row_key(*name.split("__", 1)) if "__" in name else name)
-    for name, default in served_defaults().items():
+    rows = _renamed(point_in_time(keys, feast_join(store, v.CUSTOMER_SERVICE)))
+    for name, default in served_defaults(v.CUSTOMER_SERVICE).items():
         absent = rows[name].isna()
         if absent.any() and not isinstance(default, list):
             rows.loc[absent, name] = default
     return rows
+
+
+def _renamed(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows with the names that features have in the row of an entity."""
+    return rows.rename(columns=lambda name: v.row_key(*name.split("__", 1)) if "__" in name else name)
 
 
 def feast_join(store: FeatureStore, service: str) -> Join:

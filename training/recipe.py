@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from feature_repo import names as v
 from serving.errors import ConfigError
@@ -26,7 +26,8 @@ from training.models.configs import (
     SpectralConfig,
     TwoTowerConfig,
 )
-from training.models.registry import HYBRIDS, ModelName
+from training.models.registry import BASELINES, HYBRIDS, ModelName
+from training.ranker.config import RankerConfig
 
 
 class Recipe(Config):
@@ -34,7 +35,7 @@ class Recipe(Config):
 
     ``popularity_days`` is the window of the popular source (None: all time) that ends every chain;
     ``repeat_weight`` lifts products bought before, where they may be shown: for each day they were bought by so many
-    standard deviations of the customer's scores.
+    standard deviations of the customer's scores. With ``ranker`` the answer is put in order by the chance of a purchase.
     """
 
     name: str = Field(min_length=1)
@@ -48,12 +49,21 @@ class Recipe(Config):
     lightfm: LightFMConfig = Field(default_factory=LightFMConfig)
     two_tower: TwoTowerConfig = Field(default_factory=TwoTowerConfig)
     blend: BlendConfig = Field(default_factory=BlendConfig)
+    ranker: RankerConfig | None = None
 
     @property
     def service(self) -> str:
-        """The feature service that the model asks for: hybrids read customers' attributes too."""
+        """The feature service that the recipe asks for: hybrids read customers' attributes too, rankers more."""
+        if self.ranker is not None:
+            return v.CUSTOMER_SERVICE
         models = self.blend.weights if self.model == "blend" else (self.model,)
         return v.HYBRID_SERVICE if set(models) & set(HYBRIDS) else v.SERVICE
+
+    @model_validator(mode="after")
+    def _ranks_vectors(self) -> Recipe:
+        if self.ranker is not None and (self.model in BASELINES or self.model == "knn"):
+            raise ValueError(f"a ranker needs a model with vectors, which {self.model} has not; leave it out")
+        return self
 
     @field_validator("popularity_days", mode="before")
     @classmethod

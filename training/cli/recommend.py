@@ -133,6 +133,7 @@ def open_live(settings: Settings, *, timeout_ms: float = 2000.0) -> Recommender:
         schema_hash=bundle.manifest.feature_schema_hash,
         defaults=bundle.manifest.feature_defaults,
         timeout_ms=max(settings.feature_timeout_ms, timeout_ms),
+        also=bundle.manifest.read,
     )
     recommender = Recommender(bundle, reader)
     golden.replay(recommender)

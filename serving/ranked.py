@@ -1,0 +1,133 @@
+"""The second stage: candidates of all sources, put in order by the chance that the customer buys them.
+
+What was bought before comes in where it may be shown; then the personal model's, the favourites of the segment and what
+is popular. A product keeps the source that found it first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serving.bundle import Bundle
+from serving.errors import BundleError
+from serving.filtering import Mask
+from serving.ranking import RankingFeatures
+from serving.sources import Popular, Segment, Vectors
+from serving.stages import stage
+from serving.subject import Subject
+
+Int32 = NDArray[np.int32]
+Floats = NDArray[np.float64]
+
+#: Of the candidates, how many are popular ones and favourites of the segment each, and at most bought before.
+_OTHERS: Final = 0.1
+_AGAIN: Final = 0.3
+
+
+class Ranked:
+    """Draws candidates and ranks them.
+
+    Parameters
+    ----------
+    bundle
+        With a ranker.
+    model
+        Its personal model.
+    """
+
+    def __init__(self, bundle: Bundle, model: Vectors) -> None:
+        spec = bundle.manifest.policy.ranker
+        if spec is None or bundle.ranker is None:
+            raise BundleError("expected a ranker and what it reads, found one of both; publish anew")
+        if bundle.ranker.width != len(spec.features):
+            raise BundleError(
+                f"expected a ranker of {len(spec.features)} features, found one of {bundle.ranker.width}; publish anew"
+            )
+        self._candidates = spec.candidates
+        self._ranker = bundle.ranker
+        self._features = RankingFeatures(bundle, model, spec.features, bundle.ranker.products)
+        self._pool = Pool(bundle, model, spec.candidates)
+
+    def drawn(self, subject: Subject, allowed: Mask, n: int) -> list[tuple[int, float, str]]:
+        """Return the ``n`` best allowed products, all where there are fewer: (product, chance, source)."""
+        with stage("search"):
+            products, sources = self._pool.of(subject, allowed, n)
+        with stage("rank"):
+            margins = self._ranker.margins(self._features.rows(subject, products))
+            order = np.argsort(-margins, kind="stable")[:n]
+            chances = self._ranker.calibration(margins[order])
+            return [
+                (product, chance, sources(place))
+                for place, product, chance in zip(
+                    order.tolist(), products[order].tolist(), chances.tolist(), strict=True
+                )
+            ]
+
+    def chances(self, subject: Subject, products: Int32) -> Floats:
+        """Return the chance (n,) that the subject buys each product within the horizon."""
+        margins = self._ranker.margins(self._features.rows(subject, products))
+        return self._ranker.calibration(margins)
+
+
+class Pool:
+    """The candidates of a bundle's sources.
+
+    Parameters
+    ----------
+    bundle, model
+        What was published and its personal model.
+    size
+        How many candidates.
+    """
+
+    def __init__(self, bundle: Bundle, model: Vectors, size: int) -> None:
+        self._size = size
+        self._model = model
+        self._segment = Segment(bundle)
+        self._popular = Popular(bundle)
+        self._own = f"model:{bundle.manifest.policy.model}"
+
+    def of(self, subject: Subject, allowed: Mask, n: int) -> tuple[Int32, SourceOf]:
+        """Return at least ``n`` allowed products where there are so many, and whose each is."""
+        size = max(self._size, n)
+        left = allowed.copy()
+        again = self._again(subject, allowed, int(size * _AGAIN))
+        left[again] = False
+        others = int(size * _OTHERS)
+        plain = replace(subject, repeats=False) if subject.repeats else subject
+        own = self._model.candidates(plain, left, size - len(again) - 2 * others).products
+        left[own] = False
+        favourites = self._segment.candidates(subject, left, others if len(own) else size // 2).products
+        left[favourites] = False
+        rest = size - len(again) - len(own) - len(favourites)
+        popular = self._popular.candidates(subject, left, rest).products
+        ends = np.cumsum([len(again) + len(own), len(favourites)]).tolist()
+        products = np.concatenate([again, own, favourites, popular])
+        return products, SourceOf(self._own, ends[0], ends[1])
+
+    def _again(self, subject: Subject, allowed: Mask, n: int) -> Int32:
+        """Return what was bought before and may be shown, the most often and latest bought."""
+        own = subject.bought
+        if not subject.repeats or not len(own.products):
+            return own.products[:0]
+        kept = np.flatnonzero(allowed[own.products])
+        if len(kept) > n:
+            kept = kept[np.lexsort((own.products[kept], -own.last[kept], -own.days[kept]))][:n]
+        return own.products[kept]
+
+
+class SourceOf:
+    """Tells whose a candidate is, by its place: the model's first, then the segment's, then popular ones."""
+
+    def __init__(self, model: str, first: int, second: int) -> None:
+        self._model, self._first, self._second = model, first, second
+
+    def __call__(self, place: int) -> str:
+        """Return the source of the candidate at a place."""
+        if place < self._first:
+            return self._model
+        return "segment" if place < self._second else "popular"

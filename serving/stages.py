@@ -12,12 +12,13 @@ from contextvars import ContextVar
 from time import perf_counter
 from typing import Final, Literal
 
-StageName = Literal["features", "filters", "encode", "search", "reasons", "exposure", "json"]
+StageName = Literal["features", "filters", "encode", "search", "rank", "reasons", "exposure", "json"]
 STAGES: Final[tuple[StageName, ...]] = (
     "features",
     "filters",
     "encode",
     "search",
+    "rank",
     "reasons",
     "exposure",
     "json",

@@ -27,7 +27,7 @@ from serving.recommender import Query, Recommender
 from training.dataset import TrainingSet
 from training.models import popularity, registry
 from training.models.base import Embeddings
-from training.ranker.keys import TooLittle
+from training.ranker.keys import TooLittleError
 from training.recipe import Recipe
 
 log = logging.getLogger("nextbest")
@@ -82,7 +82,7 @@ def _ranked(bundle: Bundle, recipe: Recipe, data: TrainingSet, *, seed: int, thr
 
     try:
         fitted = fit_ranker(recipe.ranker, data, bundle, retrieve=retrieve, seed=seed, threads=threads)
-    except TooLittle as error:
+    except TooLittleError as error:
         log.warning("%s is fitted without its ranker: %s", recipe.name, error)
         return bundle
     policy = manifest.policy.model_copy(update={"ranker": fitted.spec})

@@ -53,6 +53,7 @@ class Examples:
     bought: NDArray[np.bool_]
     weight: Floats
     calibrates: NDArray[np.bool_]
+    near: NDArray[np.bool_]
 
 
 def fit_ranker(
@@ -81,7 +82,7 @@ def fit_ranker(
 
     Raises
     ------
-    TooLittle
+    TooLittleError
         There is too little before the last window, or in it.
     """
     parts: list[Examples] = []
@@ -133,6 +134,7 @@ def _examples(
         rows=np.concatenate(rows),
         bought=np.concatenate([one.bought for one in keys]),
         weight=np.concatenate([one.weight for one in keys]),
+        near=np.concatenate([one.near for one in keys]),
         calibrates=np.repeat(np.arange(len(keys)) % _CALIBRATES == 0, [len(one.products) for one in keys]),
     )
 
@@ -185,9 +187,12 @@ def _gainful(
 
 
 def _trees(config: RankerConfig, examples: Examples, *, seed: int, threads: int) -> Any:
+    import os
     learns = ~examples.calibrates
+    if os.environ.get("NEAR"):
+        learns &= examples.near
     told = lightgbm.Dataset(
-        examples.rows[learns], label=examples.bought[learns].astype(np.float32), free_raw_data=True
+        examples.rows[learns], label=examples.bought[learns].astype(np.float32), weight=_w(examples.weight[learns]), free_raw_data=True
     )
     settings = {
         "objective": "binary",
@@ -203,6 +208,13 @@ def _trees(config: RankerConfig, examples: Examples, *, seed: int, threads: int)
         "verbose": -1,
     }
     return lightgbm.train(settings, told, num_boost_round=config.trees)
+
+
+def _w(w):
+    import os
+    p = float(os.environ.get("WP", "1"))
+    w = w ** p
+    return w / w.mean()
 
 
 def calibrate(trees: Any, examples: Examples) -> Calibration:

@@ -36,7 +36,7 @@ Bools = NDArray[np.bool_]
 FEWEST: Final = 200
 
 
-class TooLittle(DataError):
+class TooLittleError(DataError):
     """The history has too few purchases after the cut that a ranker would learn from."""
 
 
@@ -69,6 +69,7 @@ class Keys:
     products: Int32
     bought: Bools
     weight: Floats
+    near: Bools
 
 
 def draw(
@@ -94,7 +95,7 @@ def draw(
 
     Raises
     ------
-    TooLittle
+    TooLittleError
         Fewer than ``FEWEST`` purchases by known customers.
     """
     bundle = recommender.bundle
@@ -107,7 +108,7 @@ def draw(
     buyers = [customer for customer in known if customer in outcome.bought]
     count = sum(int(allowed[outcome.bought[customer]].sum()) for customer in buyers)
     if count < FEWEST:
-        raise TooLittle(
+        raise TooLittleError(
             f"expected at least {FEWEST} purchases by known customers from {at} on to learn a ranker from, "
             f"found {count}; give a longer history, or leave the ranker out"
         )
@@ -150,7 +151,7 @@ def _keys(
             parts.append((generator.choice(stratum, size, replace=False), len(stratum) / size))
     products = np.concatenate([part for part, _ in parts]).astype(np.int32)
     weight = np.concatenate([np.full(len(part), each) for part, each in parts])
-    return Keys(subject, products, np.isin(products, bought), weight)
+    return Keys(subject, products, np.isin(products, bought), weight, np.isin(products, np.union1d(candidates, shown)))
 
 
 def window(end: datetime, horizon_days: int) -> datetime:

@@ -102,7 +102,7 @@ class RecentFeatures:
 
 @dataclass(frozen=True)
 class _Counts:
-    """Distinct keys ≥ 0 (ascending), and by key: times bought, viewed, returned; when (µs) bought, seen, first bought."""
+    """Distinct keys ≥ 0, and by key times bought, viewed, returned; when (µs) bought, seen, first bought."""
 
     keys: Int32
     bought: Floats
@@ -155,7 +155,7 @@ class Behaviour:
 
     @classmethod
     def of(cls, history: History, shelf: Shelf) -> Behaviour:
-        """Gather the events of ``history``; those with products that are not on the shelf count for the customer only."""
+        """Gather the events of ``history``; those with products not on the shelf count for the customer only."""
         codes = history.places(shelf.index)
         categories = np.where(codes >= 0, shelf.category[codes], -1) if len(codes) else codes
         is_purchase = history.kinds == KIND_CODES[s.PURCHASE]

@@ -72,6 +72,8 @@ _RANKED: Final = (
     "gap_mean_days",
     "lateness",
 )
+#: Product features that a ranker reads: how much it sells, to whom, for how long, and whether they come back.
+RANKED_PRODUCTS: Final = ("age_days", "purchases_30d", "buyers_30d", "trend", "repeat_rate")
 #: Of the customer features, those that a service serves; all of them where it is not named here.
 SERVED: Final[dict[str, tuple[str, ...]]] = {
     SERVICE: _SERVED,

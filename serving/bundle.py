@@ -31,7 +31,7 @@ from serving.catalog import Catalog
 from serving.errors import BundleError
 from serving.index import ProductIndex
 from serving.manifest import SCHEMA_VERSION, FileInfo, Manifest, version_of
-from serving.ranker import Calibration, Ranker
+from serving.ranker import Calibration, Ranker, Trees
 from serving.subject import Bought
 
 Float32 = NDArray[np.float32]
@@ -46,7 +46,8 @@ _SEGMENTS: Final = "segments.json"
 _STAGING: Final = ".staging-"
 _WEIGHTS: Final = "encoder.safetensors"
 _MATRIX: Final = "encoder-"
-_TREES: Final = "ranker.txt"
+_ORDER: Final = "ranker.txt"
+_CHANCE: Final = "chance.txt"
 _CALIBRATION: Final = "calibration.json"
 _RANKED: Final = "ranker_products"
 _PURCHASED: Final = ("indptr", "products", "days", "at")
@@ -184,7 +185,7 @@ def load(bundles: Path, version: str) -> Bundle:
             matrices={name: _array(inside, path) for path, name in _matrices(manifest).items()},
             weights=load_file(inside / _WEIGHTS) if _WEIGHTS in manifest.files else {},
             index=index,
-            ranker=_ranker(inside) if _TREES in manifest.files else None,
+            ranker=_ranker(inside) if _ORDER in manifest.files else None,
             golden=json.loads((inside / GOLDEN).read_text()),
             version=version,
         )
@@ -260,7 +261,8 @@ def _write_parts(bundle: Bundle, inside: Path) -> None:
     if bundle.index is not None:
         bundle.index.save(inside / "products.faiss")
     if bundle.ranker is not None:
-        (inside / _TREES).write_text(bundle.ranker.trees)
+        (inside / _ORDER).write_text(bundle.ranker.order.text)
+        (inside / _CHANCE).write_text(bundle.ranker.chance.text)
         (inside / _CALIBRATION).write_text(bundle.ranker.calibration.to_json())
     segments = {name: rows.tolist() for name, rows in sorted(bundle.segments.items())}
     (inside / _SEGMENTS).write_text(json.dumps(segments, ensure_ascii=False))
@@ -269,7 +271,8 @@ def _write_parts(bundle: Bundle, inside: Path) -> None:
 
 def _ranker(inside: Path) -> Ranker:
     calibration = Calibration.from_json((inside / _CALIBRATION).read_text())
-    return Ranker((inside / _TREES).read_text(), calibration, _array(inside, _RANKED))
+    order, chance = (Trees((inside / name).read_text()) for name in (_ORDER, _CHANCE))
+    return Ranker(order, chance, calibration, _array(inside, _RANKED))
 
 
 def _matrices(manifest: Manifest) -> dict[str, str]:

@@ -40,13 +40,15 @@ class DataInfo(_Strict):
 class RankerSpec(_Strict):
     """How candidates are ranked: what of all sources is put in order by the chance of a purchase.
 
-    The chance is of a purchase within ``horizon_days``; ``candidates`` products are ranked for an answer, ``features``
-    name what is known of each; see ``serving.ranking``.
+    The chance is of a purchase within ``horizon_days``; ``candidates`` products are ranked for an answer by
+    ``features`` of each; ``customer`` are the features of the customer that chances depend on besides; see
+    ``serving.ranking``.
     """
 
     horizon_days: int = Field(ge=1)
     candidates: int = Field(ge=1)
     features: tuple[str, ...] = Field(min_length=1)
+    customer: tuple[str, ...] = ()
 
 
 class Policy(_Strict):
@@ -87,7 +89,7 @@ class Manifest(_Strict):
     @property
     def read(self) -> tuple[str, ...]:
         """The customer's features that the ranker reads, as they are called in a customer's row."""
-        told = () if self.policy.ranker is None else self.policy.ranker.features
+        told = () if self.policy.ranker is None else self.policy.ranker.customer
         return tuple(name.removeprefix(_CUSTOMER) for name in told if name.startswith(_CUSTOMER))
 
     def to_bytes(self) -> bytes:

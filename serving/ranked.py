@@ -43,13 +43,13 @@ class Ranked:
         spec = bundle.manifest.policy.ranker
         if spec is None or bundle.ranker is None:
             raise BundleError("expected a ranker and what it reads, found one of both; publish anew")
-        if bundle.ranker.width != len(spec.features):
-            raise BundleError(
-                f"expected a ranker of {len(spec.features)} features, found one of {bundle.ranker.width}; publish anew"
-            )
+        widths = (bundle.ranker.order.width, bundle.ranker.chance.width)
+        told = (len(spec.features), 1 + len(spec.customer))
+        if widths != told:
+            raise BundleError(f"expected trees over {told} features, found them over {widths}; publish anew")
         self._candidates = spec.candidates
         self._ranker = bundle.ranker
-        self._features = RankingFeatures(bundle, model, spec.features, bundle.ranker.products)
+        self._features = RankingFeatures(bundle, model, spec.features, bundle.ranker.products, spec.customer)
         self._pool = Pool(bundle, model, spec.candidates)
 
     def drawn(self, subject: Subject, allowed: Mask, n: int) -> list[tuple[int, float, str]]:
@@ -57,9 +57,9 @@ class Ranked:
         with stage("search"):
             products, sources = self._pool.of(subject, allowed, n)
         with stage("rank"):
-            margins = self._ranker.margins(self._features.rows(subject, products))
+            margins = self._ranker.order.margins(self._features.rows(subject, products))
             order = np.argsort(-margins, kind="stable")[:n]
-            chances = self._ranker.calibration(margins[order])
+            chances = self._ranker.chances(margins[order], self._features.customer(subject))
             return [
                 (product, chance, sources(place))
                 for place, product, chance in zip(
@@ -69,8 +69,8 @@ class Ranked:
 
     def chances(self, subject: Subject, products: Int32) -> Floats:
         """Return the chance (n,) that the subject buys each product within the horizon."""
-        margins = self._ranker.margins(self._features.rows(subject, products))
-        return self._ranker.calibration(margins)
+        margins = self._ranker.order.margins(self._features.rows(subject, products))
+        return self._ranker.chances(margins, self._features.customer(subject))
 
 
 class Pool:

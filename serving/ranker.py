@@ -1,4 +1,4 @@
-"""A fitted ranker as a bundle holds it: LightGBM trees in their own text form, and the chance that each margin means.
+"""A fitted ranker as a bundle holds it: LightGBM trees in their own text form, and the chance that a margin means.
 
 The trees are asked through LightGBM's C interface: a request has too few rows for its Python one to be worth it.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -27,7 +28,7 @@ _ONE_THREAD: Final = b"num_threads=1"
 
 @dataclass(frozen=True)
 class Calibration:
-    """From a margin of the trees to the chance of a purchase: ``chances`` at ``margins``, both ascending, straight between.
+    """From a margin to the chance of a purchase: ``chances`` at ``margins``, both ascending, straight between them.
 
     Beyond the ends the chance is that of the end.
     """
@@ -61,24 +62,20 @@ class Calibration:
 
 
 @dataclass(frozen=True)
-class Ranker:
-    """Trees (LightGBM's text), their calibration, and the features of products they read (products, columns)."""
+class Trees:
+    """Boosted trees as LightGBM writes them."""
 
-    trees: str
-    calibration: Calibration
-    products: Float32
+    text: str
 
     @cached_property
     def _booster(self) -> Any:
         try:
-            return lightgbm.Booster(model_str=self.trees)
+            return lightgbm.Booster(model_str=self.text)
         except lightgbm.basic.LightGBMError as error:
-            raise BundleError(
-                f"expected LightGBM's text in ranker.txt, found: {error}; publish anew"
-            ) from error
+            raise BundleError(f"expected trees in LightGBM's text, found: {error}; publish anew") from error
 
     @cached_property
-    def _predict(self) -> Any:
+    def _predict(self) -> Callable[[int, int, int, int], int]:
         """Return LightGBM's prediction bound to these trees: (rows, count, columns, out) → status."""
         library, handle = lightgbm.basic._LIB, self._booster._handle
         length = ctypes.c_int64(0)
@@ -124,3 +121,25 @@ class Ranker:
         if len(rows) and self._predict(rows.ctypes.data, len(rows), self.width, out.ctypes.data):
             raise BundleError("expected LightGBM to predict, found an error in it; publish the bundle anew")
         return out
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """What puts candidates in order, and what chance a place in it means.
+
+    ``order`` are trees over features of a customer with a product; their margin ranks. ``chance`` are trees over that
+    margin, in which they rise, and features of the customer alone, so that chances never change an order;
+    ``calibration`` says which chance their margin is. ``products`` (products, columns) are features of products.
+    """
+
+    order: Trees
+    chance: Trees
+    calibration: Calibration
+    products: Float32
+
+    def chances(self, margins: Floats, customer: Floats) -> Floats:
+        """Return the chance (n,) of a purchase for margins (n,) of ``order`` and the customer's features (columns,)."""
+        rows = np.empty((len(margins), 1 + len(customer)), dtype=np.float32)
+        rows[:, 0] = margins
+        rows[:, 1:] = customer
+        return self.calibration(self.chance.margins(rows))

@@ -1,9 +1,9 @@
 """Ranking: the features of a customer with products, one function for training, evaluation and the service.
 
 A feature's name tells where it comes from: ``retrieval.`` the model's own score, seen from the customer; ``own.`` the
-record of purchases; ``pair.`` and ``fresh.`` the recent history; ``segment.`` the favourites of the segment;
-``customer.`` slow features of the customer; ``product.`` a column of the bundle's product features. The columns of a
-row stand in this order of groups.
+record of purchases; ``pair.`` the recent history; ``segment.`` the favourites of the segment;
+``product.`` a column of the bundle's product features. The columns of a row stand in this order of groups. Features of
+the customer alone, ``fresh.`` of the recent history and ``customer.`` slow ones, put nothing in order: they are apart.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from feature_repo import schema as s
@@ -26,22 +27,15 @@ Float32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
 Int32 = NDArray[np.int32]
 
-RETRIEVAL: Final = ("retrieval.z", "retrieval.above")
+RETRIEVAL: Final = ("retrieval.z", "retrieval.above", "retrieval.lifted")
 OWN: Final = ("own.days", "own.since_days")
 PAIRS: Final = tuple(f"pair.{name}" for name in PAIR)
 SEGMENT: Final = ("segment.place",)
 FRESHEST: Final = tuple(f"fresh.{name}" for name in FRESH)
 CUSTOMER: Final = "customer."
 PRODUCT: Final = "product."
-#: The features that every shop has; those of customers and products are what its tables tell.
-FIXED: Final = (*RETRIEVAL, *OWN, *PAIRS, *SEGMENT, *FRESHEST)
-
-
-def arranged(names: Sequence[str]) -> tuple[str, ...]:
-    """Return feature names in the order of their columns."""
-    fixed = tuple(name for name in FIXED if name in names)
-    rest = (CUSTOMER, PRODUCT)
-    return (*fixed, *(name for head in rest for name in names if name.startswith(head)))
+#: The features of a customer with a product that every shop has, in the order of the columns; products' own follow.
+FIXED: Final = (*RETRIEVAL, *OWN, *PAIRS, *SEGMENT)
 
 
 class RankingFeatures:
@@ -54,47 +48,61 @@ class RankingFeatures:
     model
         The bundle's personal model.
     names
-        The features, as ``arranged``.
+        Features of a customer with a product, some of ``FIXED`` in their order, then those called ``product.``.
     products
         (products, columns) float32: those called ``product.``, in the order of ``names``.
+    customer
+        Features of the customer alone, some of ``FRESHEST`` in their order, then those called ``customer.``.
     """
 
-    def __init__(self, bundle: Bundle, model: Vectors, names: Sequence[str], products: Float32) -> None:
-        self.names = tuple(names)
+    def __init__(
+        self,
+        bundle: Bundle,
+        model: Vectors,
+        names: Sequence[str],
+        products: Float32,
+        customer: Sequence[str],
+    ) -> None:
         self._model = model
         self._products = products
+        self._repeat_weight = bundle.manifest.policy.repeat_weight
         self._segments = bundle.segments
         self._by_segment: dict[str, tuple[Int32, Float32]] = {}
         categories = bundle.catalog.frame[s.CATEGORY]
-        codes, _ = _factorized(categories)
+        codes = pd.factorize(categories.astype("string"))[0].astype(np.int32)
         prices = bundle.catalog.frame[s.PRICE].to_numpy(dtype=np.float64, na_value=np.nan)
         self._shelf = Shelf(bundle.catalog.index, codes, prices)
         self._retrieval = _chosen(RETRIEVAL, names)
         self._own = _chosen(OWN, names)
         self._pairs = _chosen(PAIRS, names)
         self._segment = _chosen(SEGMENT, names)
-        self._fresh = _chosen(FRESHEST, names)
-        self._customer = [name.removeprefix(CUSTOMER) for name in names if name.startswith(CUSTOMER)]
-        self._width = len(self.names)
+        self._fresh = _chosen(FRESHEST, customer)
+        self._customer = [name.removeprefix(CUSTOMER) for name in customer if name.startswith(CUSTOMER)]
+        self._width = len(names)
+
+    def customer(self, subject: Subject) -> Floats:
+        """Return the features (columns,) of the subject alone."""
+        return np.concatenate([self._recent(subject).customer[self._fresh], self._slow(subject)])
 
     def rows(self, subject: Subject, products: Int32) -> Float32:
         """Return the features (n, features) of the subject with the products (n,)."""
         rows = np.empty((len(products), self._width), dtype=np.float32)
         start = 0
+        owned = _owned(subject, products)
         if self._retrieval:
-            standing = self._model.standing(subject, products)
+            standing = np.empty((len(products), 3))
+            standing[:, :2] = self._model.standing(subject, products)
+            np.multiply(owned[:, 0], self._repeat_weight, out=standing[:, 2])
+            standing[:, 2] += standing[:, 0]
             start = _put(rows, start, standing, self._retrieval)
         if self._own:
-            start = _put(rows, start, _owned(subject, products), self._own)
-        recent = self._recent(subject)
+            start = _put(rows, start, owned, self._own)
         if self._pairs:
-            start = _put(rows, start, recent.pairs(products), self._pairs)
+            start = _put(rows, start, self._recent(subject).pairs(products), self._pairs)
         if self._segment:
             rows[:, start] = self._places(subject.segment, products)
             start += 1
-        alike = np.concatenate([recent.customer[self._fresh], self._slow(subject)])
-        rows[:, start : start + len(alike)] = alike
-        rows[:, start + len(alike) :] = self._products[products]
+        rows[:, start:] = self._products[products]
         return rows
 
     def _recent(self, subject: Subject) -> RecentFeatures:
@@ -169,10 +177,3 @@ def _put(rows: Float32, start: int, block: Floats, chosen: list[int]) -> int:
     stop = start + len(chosen)
     rows[:, start:stop] = block if len(chosen) == block.shape[1] else block[:, chosen]
     return stop
-
-
-def _factorized(column: Any) -> tuple[Int32, Any]:
-    import pandas as pd
-
-    codes, found = pd.factorize(column.astype("string"))
-    return np.asarray(codes, dtype=np.int32), found

@@ -35,7 +35,7 @@ class Recipe(Config):
 
     ``popularity_days`` is the window of the popular source (None: all time) that ends every chain;
     ``repeat_weight`` lifts products bought before, where they may be shown: for each day they were bought by so many
-    standard deviations of the customer's scores. With ``ranker`` the answer is put in order by the chance of a purchase.
+    standard deviations of the customer's scores. With ``ranker`` candidates are put in order by chance.
     """
 
     name: str = Field(min_length=1)

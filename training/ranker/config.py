@@ -14,19 +14,19 @@ class RankerConfig(Config):
     is fitted on what came before it, and what was bought in it are the labels. ``candidates`` products are ranked for
     an answer. Of each customer's candidates ``negatives`` that were not bought are learnt from, and ``others`` of the
     rest of the shop, at most so many ``buyers`` and ``bystanders`` (known customers who bought nothing) a window.
-    ``features`` is how many of the most gainful features are kept. The rest are LightGBM's.
+    The rest are LightGBM's; ``top`` is up to which place an order is learnt.
     """
 
     horizon_days: int = Field(default=28, ge=1)
-    windows: int = Field(default=1, ge=1)
+    windows: int = Field(default=2, ge=1)
     candidates: int = Field(default=200, ge=10)
-    negatives: int = Field(default=40, ge=1)
+    negatives: int = Field(default=200, ge=1)
     others: int = Field(default=20, ge=1)
-    buyers: int = Field(default=6000, ge=1)
-    bystanders: int = Field(default=3000, ge=1)
-    features: int = Field(default=30, ge=1)
+    buyers: int = Field(default=3000, ge=1)
+    bystanders: int = Field(default=500, ge=1)
+    top: int = Field(default=20, ge=1)
     trees: int = Field(default=40, ge=1)
     leaves: int = Field(default=15, ge=2)
     learning_rate: float = Field(default=0.15, gt=0, le=1)
-    min_leaf: int = Field(default=50, ge=1)
+    min_leaf: int = Field(default=20, ge=1)
     l2: float = Field(default=10.0, ge=0)

@@ -1,14 +1,14 @@
-"""Fit a ranker: keys, then features, then trees, then what a margin of theirs means as a chance.
+"""Fit a ranker: keys, then features, then trees that put in order, then what a margin of theirs means as a chance.
 
-Labels lie after the cut of the retrieval fit that made the candidates: a model that has seen a purchase scores it higher
-than one that it will have to foretell. Trees and calibration learn from different customers.
+Labels lie after the cut of the retrieval fit that made the candidates: a model that has seen a purchase scores it
+higher than one that it has to foretell. Trees and calibration learn from different customers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import lightgbm
@@ -18,23 +18,29 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from eval.slices import Facts
+from feature_repo import names as v
 from serving.bundle import Bundle
+from serving.errors import DataError
 from serving.manifest import RankerSpec
-from serving.ranker import Calibration, Ranker
-from serving.ranking import CUSTOMER, FIXED, PRODUCT, RankingFeatures, arranged
+from serving.ranker import Calibration, Ranker, Trees
+from serving.ranking import CUSTOMER, FIXED, FRESHEST, PRODUCT, RankingFeatures
 from serving.recommender import Recommender
 from serving.sources import Vectors
 from training.dataset import TrainingSet
 from training.ranker.config import RankerConfig
-from training.ranker.keys import Outcome, draw, window
+from training.ranker.keys import Outcome, TooLittleError, draw
 
 Floats = NDArray[np.float64]
 Float32 = NDArray[np.float32]
-Progress = Callable[[str, int, int], None]
+Bools = NDArray[np.bool_]
 
 #: One customer in so many calibrates; the others fit the trees.
 _CALIBRATES: Final = 4
-POPULAR: Final = "popular_share"
+POPULAR: Final = f"{PRODUCT}popular_share"
+#: Features by which a margin only rises, or only falls: a model's own order is not turned round by chance.
+_MONOTONE: Final = {"retrieval.z": 1, "retrieval.above": -1, "retrieval.lifted": 1}
+_CHANCE: Final = {"num_leaves": 8, "learning_rate": 0.2, "min_data_in_leaf": 500}
+_CHANCE_TREES: Final = 30
 
 
 @dataclass(frozen=True)
@@ -47,13 +53,30 @@ class Fitted:
 
 @dataclass(frozen=True)
 class Examples:
-    """Rows (n, features) of keys, whether each was bought, its weight, and whether it calibrates."""
+    """Keys (n,) with what trees read of them.
+
+    ``rows`` (n, features) and ``customer`` (n, customer features) are the features, ``group`` numbers the customers of
+    a window in ascending order; a key was ``bought`` or not, is ``near``, among the candidates, or not, and stands for
+    ``weight`` pairs.
+    """
 
     rows: Float32
-    bought: NDArray[np.bool_]
+    customer: Float32
+    group: NDArray[np.int64]
+    bought: Bools
+    near: Bools
     weight: Floats
-    calibrates: NDArray[np.bool_]
-    near: NDArray[np.bool_]
+
+    def only(self, kept: Bools) -> Examples:
+        """Return the keys of which ``kept`` (n,) is true."""
+        return Examples(*(array[kept] for array in vars(self).values()))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Examples]) -> Examples:
+        """Return the keys of several windows, their customers numbered on."""
+        first = np.cumsum([0, *(int(part.group[-1]) + 1 for part in parts[:-1])]).tolist()
+        shifted = [replace(part, group=part.group + add) for part, add in zip(parts, first, strict=True)]
+        return cls(*map(np.concatenate, zip(*(vars(part).values() for part in shifted), strict=True)))
 
 
 def fit_ranker(
@@ -83,90 +106,72 @@ def fit_ranker(
     Raises
     ------
     TooLittleError
-        There is too little before the last window, or in it.
+        There is too little before the last window, or in it. An earlier window that has too little is left out.
     """
-    parts: list[Examples] = []
-    names: tuple[str, ...] = ()
-    end = data.as_of
+    spec = RankerSpec(
+        horizon_days=config.horizon_days,
+        candidates=config.candidates,
+        features=(*FIXED, POPULAR, *(PRODUCT + name for name in v.RANKED_PRODUCTS)),
+        customer=(*FRESHEST, *(CUSTOMER + name for name in _numeric(data.origin.customer_features))),
+    )
     facts = Facts.of(data.origin.tables)
+    parts: list[Examples] = []
+    end = data.as_of
     for number in range(config.windows):
-        at = window(end, config.horizon_days)
-        earlier = data.earlier(at, also=facts.known(at))
-        names = names or arranged([*FIXED, *_customer_columns(earlier), *_product_columns(earlier)])
-        parts.append(_examples(config, earlier, retrieve(earlier), names, end=end, seed=seed + number))
+        at = end - timedelta(days=config.horizon_days)
+        try:
+            earlier = _earlier(data, at, facts)
+            parts.append(_examples(config, spec, earlier, retrieve(earlier), end=end, seed=seed + number))
+        except TooLittleError:
+            if not parts:
+                raise
+            break
         end = at
-    examples = Examples(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in Examples.__dataclass_fields__)
-    )
-    chosen = _gainful(config, examples, names, seed=seed, threads=threads)
-    examples = replace(
-        examples, rows=np.ascontiguousarray(examples.rows[:, [names.index(n) for n in chosen]])
-    )
-    trees = _trees(config, examples, seed=seed, threads=threads)
-    calibration = calibrate(trees, examples)
-    columns = [name.removeprefix(PRODUCT) for name in chosen if name.startswith(PRODUCT)]
-    return Fitted(
-        Ranker(trees.model_to_string(), calibration, product_matrix(data, bundle, columns)),
-        RankerSpec(horizon_days=config.horizon_days, candidates=config.candidates, features=chosen),
-    )
+    examples = Examples.joined(parts)
+    calibrates = examples.group % _CALIBRATES == 0
+    order = _order(config, spec, examples.only(~calibrates), seed=seed, threads=threads)
+    chance, calibration = _chance(order, examples, calibrates, seed=seed, threads=threads)
+    return Fitted(Ranker(order, chance, calibration, product_matrix(data, bundle, spec)), spec)
+
+
+def _earlier(data: TrainingSet, at: datetime, facts: Facts) -> TrainingSet:
+    try:
+        return data.earlier(at, also=facts.known(at))
+    except DataError as error:
+        raise TooLittleError(f"{error}; or leave the ranker out") from error
 
 
 def _examples(
-    config: RankerConfig,
-    data: TrainingSet,
-    bundle: Bundle,
-    names: Sequence[str],
-    *,
-    end: datetime,
-    seed: int,
+    config: RankerConfig, spec: RankerSpec, data: TrainingSet, bundle: Bundle, *, end: datetime, seed: int
 ) -> Examples:
-    """Make the rows of one window of labels: from the end of ``data`` until ``end``."""
+    """Make the examples of one window of labels: from the end of ``data`` until ``end``."""
     recommender = Recommender(bundle, data.reader)
     model = recommender.model
     assert isinstance(model, Vectors)
-    source = data.origin
-    outcome = Outcome.of(source.tables, bundle, data.as_of, end)
-    keys = draw(recommender, source.known, outcome, config, seed=seed)
-    columns = [name.removeprefix(PRODUCT) for name in names if name.startswith(PRODUCT)]
-    features = RankingFeatures(bundle, model, names, product_matrix(data, bundle, columns))
-    rows = [features.rows(one.subject, one.products) for one in keys]
+    outcome = Outcome.of(data.origin.tables, bundle, data.as_of, end)
+    keys = draw(recommender, data.origin.known, outcome, config, seed=seed)
+    products = product_matrix(data, bundle, spec)
+    features = RankingFeatures(bundle, model, spec.features, products, spec.customer)
+    counts = [len(one.products) for one in keys]
     return Examples(
-        rows=np.concatenate(rows),
+        rows=np.concatenate([features.rows(one.subject, one.products) for one in keys]),
+        customer=np.repeat(
+            np.array([features.customer(one.subject) for one in keys], dtype=np.float32), counts, axis=0
+        ),
+        group=np.repeat(np.arange(len(keys)), counts),
         bought=np.concatenate([one.bought for one in keys]),
-        weight=np.concatenate([one.weight for one in keys]),
         near=np.concatenate([one.near for one in keys]),
-        calibrates=np.repeat(np.arange(len(keys)) % _CALIBRATES == 0, [len(one.products) for one in keys]),
+        weight=np.concatenate([one.weight for one in keys]),
     )
 
 
-def product_matrix(data: TrainingSet, bundle: Bundle, columns: Sequence[str]) -> Float32:
-    """Return the product features (products, columns) as known at the end of ``data``."""
-    frame = data.product_features.copy()
+def product_matrix(data: TrainingSet, bundle: Bundle, spec: RankerSpec) -> Float32:
+    """Return the product features (products, columns) of ``spec`` as known at the end of ``data``."""
     share = np.zeros(len(bundle.catalog))
     share[bundle.popular] = bundle.popular_scores
-    frame[POPULAR] = share
-    found = [_floats(frame[name]) for name in columns]
-    return np.column_stack(found) if found else np.empty((len(frame), 0), dtype=np.float32)
-
-
-def _floats(column: pd.Series[Any]) -> Float32:
-    """Return numbers or truth values as float32, NaN where there is none."""
-    if column.dtype == object:
-        column = column.astype("boolean") if column.map(_is_flag).all() else pd.to_numeric(column)
-    return np.asarray(column.to_numpy(dtype=np.float32, na_value=np.nan))
-
-
-def _is_flag(value: Any) -> bool:
-    return value is None or value is pd.NA or isinstance(value, bool | np.bool_) or value != value
-
-
-def _product_columns(data: TrainingSet) -> list[str]:
-    frame = data.product_features
-    return [f"{PRODUCT}{POPULAR}", *(f"{PRODUCT}{name}" for name in _numeric(frame))]
-
-
-def _customer_columns(data: TrainingSet) -> list[str]:
-    return [f"{CUSTOMER}{name}" for name in _numeric(data.origin.customer_features)]
+    frame = data.product_features.assign(**{POPULAR.removeprefix(PRODUCT): share})
+    names = [name.removeprefix(PRODUCT) for name in spec.features if name.startswith(PRODUCT)]
+    return np.ascontiguousarray(frame[names].to_numpy(dtype=np.float32, na_value=np.nan))
 
 
 def _numeric(frame: pd.DataFrame) -> list[str]:
@@ -176,63 +181,77 @@ def _numeric(frame: pd.DataFrame) -> list[str]:
     return [str(name) for name, kind in kinds.items() if kind in numeric and frame[name].notna().any()]
 
 
-def _gainful(
-    config: RankerConfig, examples: Examples, names: tuple[str, ...], *, seed: int, threads: int
-) -> tuple[str, ...]:
-    """Return the features that trees of all gain most by, at most ``config.features``, in their order."""
-    gains = _trees(config, examples, seed=seed, threads=threads).feature_importance("gain")
-    order = np.argsort(-gains, kind="stable")[: config.features]
-    kept = {names[place] for place in order.tolist() if gains[place] > 0} or {names[0]}
-    return tuple(name for name in names if name in kept)
-
-
-def _trees(config: RankerConfig, examples: Examples, *, seed: int, threads: int) -> Any:
-    import os
-    learns = ~examples.calibrates
-    if os.environ.get("NEAR"):
-        learns &= examples.near
+def _order(config: RankerConfig, spec: RankerSpec, examples: Examples, *, seed: int, threads: int) -> Trees:
+    """Fit trees that put the candidates of a customer in order: LambdaMART (Burges, MSR-TR-2010-82)."""
+    has_some = np.bincount(examples.group, weights=examples.bought & examples.near) > 0
+    learnt = examples.only(examples.near & has_some[examples.group])
+    if not len(learnt.rows):
+        raise TooLittleError(
+            "expected purchases of products that the retrieval model finds, found none; leave the ranker out"
+        )
     told = lightgbm.Dataset(
-        examples.rows[learns], label=examples.bought[learns].astype(np.float32), weight=_w(examples.weight[learns]), free_raw_data=True
+        learnt.rows,
+        label=learnt.bought.astype(np.float32),
+        group=np.unique(learnt.group, return_counts=True)[1],
     )
     settings = {
-        "objective": "binary",
+        "objective": "lambdarank",
+        "lambdarank_truncation_level": config.top,
         "num_leaves": config.leaves,
         "learning_rate": config.learning_rate,
         "min_data_in_leaf": config.min_leaf,
         "lambda_l2": config.l2,
-        "feature_pre_filter": False,
+        "monotone_constraints": [_MONOTONE.get(name, 0) for name in spec.features],
+        **_settled(seed, threads),
+    }
+    return Trees(lightgbm.train(settings, told, num_boost_round=config.trees).model_to_string())
+
+
+def _chance(
+    order: Trees, examples: Examples, calibrates: Bools, *, seed: int, threads: int
+) -> tuple[Trees, Calibration]:
+    """Fit what chance a margin of ``order`` means for a customer, over all pairs; calibrate it on other customers."""
+    rows = np.column_stack([order.margins(np.ascontiguousarray(examples.rows)), examples.customer])
+    rows = np.ascontiguousarray(rows, dtype=np.float32)
+    learns = ~calibrates
+    told = lightgbm.Dataset(
+        rows[learns], label=examples.bought[learns].astype(np.float32), weight=examples.weight[learns]
+    )
+    settings = {
+        "objective": "binary",
+        "monotone_constraints": [1] + [0] * examples.customer.shape[1],
+        **_CHANCE,
+        **_settled(seed, threads),
+    }
+    trees = Trees(lightgbm.train(settings, told, num_boost_round=_CHANCE_TREES).model_to_string())
+    margins = trees.margins(np.ascontiguousarray(rows[calibrates]))
+    return trees, calibrated(margins, examples.bought[calibrates], examples.weight[calibrates])
+
+
+def _settled(seed: int, threads: int) -> dict[str, Any]:
+    """Return the settings under which the same data and seed give the same trees."""
+    return {
         "deterministic": True,
         "force_row_wise": True,
         "num_threads": threads,
         "seed": seed,
         "verbose": -1,
     }
-    return lightgbm.train(settings, told, num_boost_round=config.trees)
 
 
-def _w(w):
-    import os
-    p = float(os.environ.get("WP", "1"))
-    w = w ** p
-    return w / w.mean()
-
-
-def calibrate(trees: Any, examples: Examples) -> Calibration:
-    """Fit chances that rise with the margin to what the calibrating customers bought, all pairs counted.
+def calibrated(margins: Floats, bought: Bools, weight: Floats) -> Calibration:
+    """Return chances that rise with the margin, fitted to what was bought (n,), each pair counted ``weight`` times.
 
     Isotonic regression (Zadrozny & Elkan, KDD 2002) gives steps. The chance of a step is taken at its middle, and runs
-    straight between, so that of two products the one with the greater margin has the greater chance.
+    straight between, so that of two margins the greater one has the greater chance.
     """
-    chosen = examples.calibrates
-    margins = trees.predict(examples.rows[chosen], raw_score=True)
-    bought, weight = examples.bought[chosen].astype(np.float64), examples.weight[chosen]
-    order = np.argsort(margins, kind="stable")
-    margins, bought, weight = margins[order], bought[order], weight[order]
-    steps = IsotonicRegression().fit_transform(np.arange(len(margins)), bought, sample_weight=weight)
+    values, place = np.unique(margins, return_inverse=True)
+    mass = np.bincount(place, weights=weight)
+    share = np.bincount(place, weights=weight * bought) / mass
+    steps = IsotonicRegression().fit_transform(np.arange(len(values)), share, sample_weight=mass)
     starts = np.flatnonzero(np.r_[True, np.diff(steps) > 0])
-    sums = np.add.reduceat(weight, starts)
-    middle = np.add.reduceat(weight * margins, starts) / sums
+    middle = np.add.reduceat(mass * values, starts) / np.add.reduceat(mass, starts)
     return Calibration(
-        margins=np.r_[margins[0] - 1.0, middle, max(margins[-1], middle[-1]) + 1.0],
+        margins=np.r_[values[0] - 1.0, middle, values[-1] + 1.0],
         chances=np.r_[0.0, steps[starts], min(1.0, steps[-1] * 1.01)],
     )

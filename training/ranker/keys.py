@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Final
 
 import numpy as np
@@ -37,7 +37,7 @@ FEWEST: Final = 200
 
 
 class TooLittleError(DataError):
-    """The history has too few purchases after the cut that a ranker would learn from."""
+    """The history has too little to learn a ranker from."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,9 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Keys:
-    """The keys of one customer: products (n,), whether each was bought, and how many pairs of the shop each stands for."""
+    """The keys of one customer: products (n,), and of each whether it was bought, how many pairs of the shop it stands
+    for, and whether it is among the candidates or was shown.
+    """
 
     subject: Subject
     products: Int32
@@ -145,18 +147,14 @@ def _keys(
     near = np.setdiff1d(candidates, sure)
     far = np.setdiff1d(everything, np.union1d(sure, near), assume_unique=True)
     parts = [(sure, 1.0)]
-    for stratum, size in ((near, config.negatives), (far, config.others)):
-        size = min(size, len(stratum))
-        if size:
+    for stratum, most in ((near, config.negatives), (far, config.others)):
+        if size := min(most, len(stratum)):
             parts.append((generator.choice(stratum, size, replace=False), len(stratum) / size))
     products = np.concatenate([part for part, _ in parts]).astype(np.int32)
     weight = np.concatenate([np.full(len(part), each) for part, each in parts])
-    return Keys(subject, products, np.isin(products, bought), weight, np.isin(products, np.union1d(candidates, shown)))
-
-
-def window(end: datetime, horizon_days: int) -> datetime:
-    """Return where the window of labels that ends at ``end`` begins."""
-    return end - timedelta(days=horizon_days)
+    return Keys(
+        subject, products, np.isin(products, bought), weight, np.isin(products, np.union1d(candidates, shown))
+    )
 
 
 def _by_customer(rows: pd.DataFrame, bundle: Bundle) -> dict[str, Int32]:

@@ -135,6 +135,8 @@ class Follower:
         How often the file is looked at.
     patience_seconds
         How long a bundle that was refused is left alone before it is tried again.
+    taken
+        Told each recommender that serves from now on.
     """
 
     def __init__(
@@ -146,6 +148,7 @@ class Follower:
         poll_seconds: float,
         patience_seconds: float = 5.0,
         monotonic: Callable[[], float] = time.monotonic,
+        taken: Callable[[Recommender], None] = lambda recommender: None,
     ) -> None:
         self._path = path
         self._slot = slot
@@ -153,6 +156,7 @@ class Follower:
         self._poll_seconds = poll_seconds
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
+        self._taken = taken
         self._stop = threading.Event()
         self._refused: tuple[str, float] | None = None
         self.current: Recommender | None = None
@@ -178,6 +182,7 @@ class Follower:
             if self.current is None or self.current.bundle.version != version:
                 self.current = self._load(version)
                 _spare_the_collector()
+                self._taken(self.current)
                 log.info("serving %s", self.current.bundle.tag)
             self._refused, self.problem = None, ""
         except Exception as error:  # the thread must outlive whatever a damaged bundle raises

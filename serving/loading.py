@@ -159,7 +159,6 @@ class Loader:
         if self._overlay is not None:
             self._overlay.attach(self._held)  # after the replay: golden answers are those of the tables
         self._held = None
-        self._metrics.live(recommender.bundle.tag)
         return recommender
 
     def _reader(self, bundle: Bundle) -> OnlineReader:

@@ -60,6 +60,11 @@ class FeatureReader:
         """Whether a read may be waited for where nothing else runs meanwhile."""
         return True
 
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of the attributes that the shop's table of customers has, columns of consent among them."""
+        return frozenset()
+
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return one state an id, in order; unknown customers get the empty state.
 

@@ -63,6 +63,18 @@ class Live(BaseModel):
                 "them), which puts the damaged file aside"
             ) from error
 
+    def missing(self, slot: str) -> str | None:
+        """Return why nothing is live in ``slot``, in one sentence; None where something is."""
+        if slot in self.slots:
+            return None
+        if not self.slots:
+            return "expected something live, found nothing published yet; run `nextbest train TABLES`"
+        there = ", ".join(repr(name) for name in self.slots)
+        return (
+            f"expected something live in the slot {slot!r}, found slots {there} only; correct NEXTBEST_SLOT, or run "
+            f"`nextbest publish TAG` with it"
+        )
+
     def version(self, slot: str) -> str | None:
         """Return the version live in ``slot``, None when it is empty."""
         held = self.slots.get(slot)
@@ -160,7 +172,7 @@ class Follower:
         self._stop = threading.Event()
         self._refused: tuple[str, float] | None = None
         self.current: Recommender | None = None
-        self.problem: str = "nothing is published yet; run `nextbest train TABLES`"
+        self.problem = ""
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
 
     def start(self) -> None:
@@ -176,8 +188,11 @@ class Follower:
         """Look once; what cannot be taken up is told once, and what serves now goes on serving."""
         version: str | None = None
         try:
-            version = Live.read(self._path).version(self._slot)
-            if version is None or self._is_refused(version):
+            live = Live.read(self._path)
+            version = live.version(self._slot)
+            if version is None:
+                raise ConfigError(live.missing(self._slot))
+            if self._is_refused(version):
                 return
             if self.current is None or self.current.bundle.version != version:
                 self.current = self._load(version)

@@ -59,6 +59,11 @@ class GuardedReader(FeatureReader):
         """See ``FeatureReader``: whether reads took little time lately and none failed."""
         return self._failures == 0 and self._pace < QUICK_SECONDS
 
+    @property
+    def attributes(self) -> frozenset[str]:
+        """See ``FeatureReader``."""
+        return self._reader.attributes
+
     def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
         """See ``FeatureReader``."""
         if not self._may_read():

@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from feast import FeatureStore
+from feast.errors import FeatureViewNotFoundException
 
 from feature_repo import names as v
 from feature_repo.point_read import Columns, PointReader, Row
@@ -70,6 +71,7 @@ class OnlineReader(FeatureReader):
         self._kept: dict[str, tuple[Row, CustomerState]] = {}
         self._kept_before: dict[str, tuple[Row, CustomerState]] = {}
         columns = self._resolve(store, service, schema_hash)
+        self._attributes = _attributes(store)
         self._columns = [
             (v.row_key(view.name, name), view.name == v.CUSTOMER_RECENT) for view, name in columns
         ]
@@ -102,6 +104,11 @@ class OnlineReader(FeatureReader):
                 f"{', '.join(missing)}; run `nextbest features TABLES` with the same version"
             )
         return columns
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """See ``FeatureReader``."""
+        return self._attributes
 
     def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
         """See ``FeatureReader``."""
@@ -165,3 +172,12 @@ class OnlineReader(FeatureReader):
     def close(self) -> None:
         """Release the connections."""
         self._rows.close()
+
+
+def _attributes(store: FeatureStore) -> frozenset[str]:
+    """Return the names in the view of customers' attributes; a shop that knows nothing of its customers has none."""
+    try:
+        view = store.get_feature_view(v.CUSTOMER_ATTRIBUTES)
+    except FeatureViewNotFoundException:
+        return frozenset()
+    return frozenset(feature.name for feature in view.features)

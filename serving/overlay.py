@@ -134,6 +134,11 @@ class _Changed(FeatureReader):
         """See ``FeatureReader``."""
         return self._reader.is_quick
 
+    @property
+    def attributes(self) -> frozenset[str]:
+        """See ``FeatureReader``."""
+        return self._reader.attributes
+
     def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
         """See ``FeatureReader``."""
         reading = self._reader.begin(customer_ids, at)

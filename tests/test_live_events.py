@@ -104,11 +104,14 @@ def test_out_of_stock_is_gone_from_every_worker_and_stays_gone(home: Settings) -
     with running(home, workers=2) as service:
         product = shown(service, customer_id=customer)[0]
         told = ask(service, {"products": [{"product_id": product, "available": False}]}, "/v1/products")
-        assert told == {"accepted": 1, "unknown": []}
+        assert told == {"accepted": 1, "unknown": [], "ignored": []}
         until(lambda: all(product not in shown(service, customer_id=customer) for _ in range(10)))
         assert all(product not in shown(service, customer_id=customer) for _ in range(30))
         unknown = ask(service, {"products": [{"product_id": "new", "price": 3.0}]}, "/v1/products")
-        assert unknown == {"accepted": 1, "unknown": ["new"]}
+        assert unknown == {"accepted": 1, "unknown": ["new"], "ignored": []}
+        change = {"customer_id": customer, "consent": {"email": True}, "attributes": {"shoe": 43}}
+        told = ask(service, {"customers": [change]}, "/v1/customers")
+        assert [one["field"] for one in told["ignored"]] == ["customers[0].attributes.shoe"]
     with running(home, workers=2) as service:
         assert all(product not in shown(service, customer_id=customer) for _ in range(30))
         ask(service, {"products": [{"product_id": product, "available": True}]}, "/v1/products")

@@ -387,7 +387,11 @@ class RecommendationItem(BaseModel):
 
 
 class RecommendResponse(BaseModel):
-    """The answer to one question; ``ignored`` lists given product ids that nobody knows."""
+    """The answer to one question; ``ignored`` lists given product ids that nobody knows.
+
+    ``degraded`` is there, and true, only where what the online store has of the customer could not be read: what they
+    did since the bundle was made is not known to this answer.
+    """
 
     request_id: str
     customer_id: str | None
@@ -396,6 +400,7 @@ class RecommendResponse(BaseModel):
     variant: str | None
     ignored: list[str]
     recommendations: list[RecommendationItem]
+    degraded: bool = False
 
 
 class Problem(BaseModel):
@@ -416,7 +421,7 @@ def answer(
     answered: Recommendations, *, request_id: str, customer_id: str | None, bundle: str
 ) -> dict[str, Any]:
     """Return the JSON object of one answer (see ``RecommendResponse``)."""
-    return {
+    told: dict[str, Any] = {
         "request_id": request_id,
         "customer_id": customer_id,
         "bundle": bundle,
@@ -425,6 +430,9 @@ def answer(
         "ignored": list(answered.ignored),
         "recommendations": [described(item) for item in answered.items],
     }
+    if answered.degraded:
+        told["degraded"] = True
+    return told
 
 
 def problem(code: str, message: str, field: str | None = None) -> dict[str, Any]:

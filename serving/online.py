@@ -136,7 +136,7 @@ class OnlineReader(FeatureReader):
         kept = self._kept.get(customer) or self._kept_before.get(customer)
         state = kept[1] if kept is not None and kept[0] == row else self._parsed(customer, row)
         if state is None:
-            return CustomerState(MappingProxyType(dict(self._defaults)))
+            return CustomerState(MappingProxyType(dict(self._defaults)), unread=True)
         self._keep(customer, row, state)
         history = state.history.before(at)
         return state if history is state.history else CustomerState(state.row, history)

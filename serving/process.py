@@ -51,8 +51,8 @@ def exit_with_parent(seconds: float = _WATCH_SECONDS) -> None:
 
 
 def command(*, host: str, port: int, service: str = SERVICE) -> list[str]:
-    """Return the command that serves ``service``."""
-    return [sys.executable, "-m", "bentoml", "serve", service, "--host", host, "--port", str(port)]
+    """Return the command that serves ``service`` (see ``serving.supervisor``)."""
+    return [sys.executable, "-m", "serving.supervisor", "serve", service, "--host", host, "--port", str(port)]
 
 
 def environment(settings: Settings, *, workers: int = 1, service: str = SERVICE) -> dict[str, str]:

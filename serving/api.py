@@ -8,6 +8,7 @@ are reported, not refused).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from math import isfinite
 from typing import Annotated, Any, Final, Literal
@@ -56,19 +57,26 @@ Number = Annotated[int, Field(strict=True, ge=1, le=MAX_N)]
 Price = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
 
+_STRING: Final = f"a string of 1 to {MAX_TEXT} characters"
+
+
+def _each(value: Any, fits: Callable[[Any], bool], one: str, many: str) -> tuple[Any, ...]:
+    """Return what is given, one or a list of many; a misfit in a list is told with its place."""
+    given = value if isinstance(value, list) else [value]
+    if (value is not given and not fits(value)) or not 0 < len(given) <= MAX_VALUES:
+        raise sentence(f"expected {one}, or a list of 1 to {MAX_VALUES} {many}, found {shown(value)}")
+    for place, part in enumerate(given):
+        if not fits(part):
+            raise sentence(f"expected {one}, found {shown(part)}", at=place)
+    return tuple(given)
+
+
 def _texts(value: Any) -> tuple[str, ...]:
-    texts = value if isinstance(value, list) else [value]
-    if not texts or len(texts) > MAX_VALUES or not all(_short(text) for text in texts):
-        raise sentence(f"expected a string or a list of 1 to {MAX_VALUES} strings, found {shown(value)}")
-    return tuple(texts)
+    return _each(value, _short, _STRING, "strings")
 
 
 def _values(value: Any) -> tuple[Scalar, ...]:
-    values = value if isinstance(value, list) else [value]
-    if not values or len(values) > MAX_VALUES or not all(_scalar(one) for one in values):
-        expected = f"a string, number or boolean, or a list of 1 to {MAX_VALUES} of them"
-        raise sentence(f"expected {expected}, found {shown(value)}")
-    return tuple(values)
+    return _each(value, _scalar, f"{_STRING}, a finite number or a boolean", "of them")
 
 
 def _short(value: Any) -> bool:
@@ -91,7 +99,7 @@ AttributeValue = Annotated[tuple[Scalar, ...], PlainValidator(_values), WithJson
 
 def _value(value: Any) -> Scalar:
     if not _scalar(value):
-        raise sentence(f"expected a string, a finite number or a boolean, found {shown(value)}")
+        raise sentence(f"expected {_STRING}, a finite number or a boolean, found {shown(value)}")
     return value  # type: ignore[no-any-return]
 
 
@@ -158,7 +166,7 @@ class RecommendRequest(_Request):
     @model_validator(mode="after")
     def _somebody(self) -> RecommendRequest:
         if self.customer_id is None and self.session_id is None:
-            raise sentence("expected a customer_id or a session_id, found neither", field="customer_id")
+            raise sentence("expected a customer_id or a session_id, found neither", at="customer_id")
         return self
 
     @field_validator("variant")
@@ -219,7 +227,7 @@ class FeedbackEvent(_Request):
     @model_validator(mode="after")
     def _somebody(self) -> FeedbackEvent:
         if self.customer_id is None and self.session_id is None:
-            raise sentence("expected a customer_id or a session_id, found neither", field="customer_id")
+            raise sentence("expected a customer_id or a session_id, found neither", at="customer_id")
         return self
 
 
@@ -241,9 +249,10 @@ class FeedbackRequest(_Request):
 
 
 class Rejected(BaseModel):
-    """An event that was not taken: its place in the request, and why."""
+    """An event that was not taken: its place in the request, the path of the field it is about, and why."""
 
     index: int
+    field: str
     why: str
 
 
@@ -266,8 +275,17 @@ class ProductChange(_Request):
     @model_validator(mode="after")
     def _something(self) -> ProductChange:
         if not self.values():
-            raise sentence("expected a price, available or attributes, found none", field="product_id")
+            raise sentence("expected a price, available or attributes, found none", at="product_id")
         return self
+
+    @field_validator("attributes")
+    @classmethod
+    def _apart(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+        """Refuse what has a field of its own, which says what fits."""
+        for name in (s.PRICE, s.AVAILABLE):
+            if name in value:
+                raise sentence(f"expected {name} as a field of its own, found it in attributes", at=name)
+        return value
 
     def values(self) -> dict[str, Any]:
         """Return what changes, by the name of the column."""
@@ -291,13 +309,29 @@ class CustomerChange(_Request):
     @model_validator(mode="after")
     def _something(self) -> CustomerChange:
         if not self.values():
-            raise sentence("expected consent or attributes, found none", field="customer_id")
+            raise sentence("expected consent or attributes, found none", at="customer_id")
         return self
+
+    @field_validator("attributes")
+    @classmethod
+    def _apart(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+        """Refuse consent among attributes, where it could be anything."""
+        for name in value:
+            if name.lower().startswith(s.CONSENT_PREFIX):
+                raise sentence(
+                    f"expected consent by channel in consent, found {shown(name)} in attributes", at=name
+                )
+        return value
 
     def values(self) -> dict[str, Any]:
         """Return what changes, by the name of the column."""
         consents = {f"{s.CONSENT_PREFIX}{channel}": given for channel, given in self.consent.items()}
         return consents | self.attributes
+
+    def columns(self) -> dict[str, str]:
+        """Return the column that each field changes, by the field's path."""
+        consents = {f"consent.{channel}": f"{s.CONSENT_PREFIX}{channel}" for channel in self.consent}
+        return consents | {f"attributes.{name}": name for name in self.attributes}
 
 
 class CustomerChanges(_Request):
@@ -306,11 +340,23 @@ class CustomerChanges(_Request):
     customers: Annotated[list[CustomerChange], Field(min_length=1, max_length=MAX_BATCH)]
 
 
+class Ignored(BaseModel):
+    """What of a change is kept and used by nothing now: the path in the request, and why."""
+
+    field: str
+    why: str
+
+
 class ChangesResponse(BaseModel):
-    """How many changes are durable now; ``unknown`` are products that the live bundle does not know (yet)."""
+    """How many changes are durable now.
+
+    ``unknown`` are products that the live bundle does not know (yet); ``ignored`` are attributes and consent channels
+    that the shop's tables do not have, and values that are not of the attribute's type.
+    """
 
     accepted: int
     unknown: list[str]
+    ignored: list[Ignored]
 
 
 class ReasonItem(BaseModel):
@@ -341,7 +387,11 @@ class RecommendationItem(BaseModel):
 
 
 class RecommendResponse(BaseModel):
-    """The answer to one question; ``ignored`` lists given product ids that nobody knows."""
+    """The answer to one question; ``ignored`` lists given product ids that nobody knows.
+
+    ``degraded`` is there, and true, only where what the online store has of the customer could not be read: what they
+    did since the bundle was made is not known to this answer.
+    """
 
     request_id: str
     customer_id: str | None
@@ -350,6 +400,7 @@ class RecommendResponse(BaseModel):
     variant: str | None
     ignored: list[str]
     recommendations: list[RecommendationItem]
+    degraded: bool = False
 
 
 class Problem(BaseModel):
@@ -370,7 +421,7 @@ def answer(
     answered: Recommendations, *, request_id: str, customer_id: str | None, bundle: str
 ) -> dict[str, Any]:
     """Return the JSON object of one answer (see ``RecommendResponse``)."""
-    return {
+    told: dict[str, Any] = {
         "request_id": request_id,
         "customer_id": customer_id,
         "bundle": bundle,
@@ -379,6 +430,9 @@ def answer(
         "ignored": list(answered.ignored),
         "recommendations": [described(item) for item in answered.items],
     }
+    if answered.degraded:
+        told["degraded"] = True
+    return told
 
 
 def problem(code: str, message: str, field: str | None = None) -> dict[str, Any]:

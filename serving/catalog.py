@@ -20,6 +20,7 @@ from feature_repo import schema as s
 from feature_repo.recent import to_micros
 from serving.errors import DataError
 from serving.filtering import Column, Mask, Numbers, column_of
+from serving.validation import shown
 
 _FAR = np.iinfo(np.int64).max
 _CORE = (s.PRODUCT_ID, s.NAME, s.CATEGORY, s.PRICE, s.AVAILABLE, s.LAUNCHED_AT, s.WITHDRAWN_AT)
@@ -138,16 +139,16 @@ class Catalog:
         return columns[name]
 
     def change(self, told: Mapping[str, Mapping[str, Any]]) -> None:
-        """Set columns of products to new values; products and columns that the catalog does not have are passed over.
+        """Set columns of products to new values; products that the catalog does not have and misfits are passed over.
 
         A request that runs meanwhile sees each column as it was or as it is: columns are replaced whole.
         """
         kept = [(self.index[product], values) for product, values in told.items() if product in self.index]
-        changeable = {s.PRICE, s.AVAILABLE, *self.attributes}
         columns: dict[str, dict[int, Any]] = {}
         for row, values in kept:
-            for name in values.keys() & changeable:
-                columns.setdefault(name, {})[row] = values[name]
+            for name, value in values.items():
+                if self.misfit(name, value) is None:
+                    columns.setdefault(name, {})[row] = value
         if not columns:
             return
         frame = self.frame.copy()
@@ -158,6 +159,22 @@ class Catalog:
         if s.AVAILABLE in columns:
             launched, withdrawn, _ = self._sale
             self.__dict__["_sale"] = (launched, withdrawn, _available(frame))
+
+    def misfit(self, name: str, value: Any) -> str | None:
+        """Return why column ``name`` of a product cannot become ``value``, in one sentence; None where it can.
+
+        A text among numbers would make texts of them all, and no filter would find its number again.
+        """
+        if name not in (s.PRICE, s.AVAILABLE) and name not in self.attributes:
+            known = ", ".join(self.attributes) or "none"
+            return f"expected an attribute of the products (there are: {known}), found none called {name}"
+        column = self.frame[name]
+        if pd.api.types.is_bool_dtype(column):
+            return None if isinstance(value, bool) else f"expected true or false, found {shown(value)}"
+        if pd.api.types.is_numeric_dtype(column):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            return None if is_number else f"expected a number, found {shown(value)}"
+        return None
 
     @cached_property
     def attributes(self) -> list[str]:
@@ -186,12 +203,14 @@ def _available(frame: pd.DataFrame) -> Mask:
 
 
 def _set(column: pd.Series[Any], rows: Mapping[int, Any]) -> pd.Series[Any]:
-    """Return ``column`` with new values in some rows, of its own type where they fit, else as objects."""
-    values = list(rows.values())
-    is_number = pd.api.types.is_bool_dtype(column) or pd.api.types.is_numeric_dtype(column)
-    fits = all(isinstance(value, str) != is_number for value in values)
-    changed = column.copy() if fits else column.astype(object)
-    changed.iloc[list(rows)] = values
+    """Return ``column`` with new values in some rows; numbers become floats, texts objects."""
+    if pd.api.types.is_bool_dtype(column):
+        changed = column.copy()
+    elif pd.api.types.is_numeric_dtype(column):
+        changed = column.astype(np.float64)
+    else:
+        changed = column.astype(object)
+    changed.iloc[list(rows)] = list(rows.values())
     return changed
 
 

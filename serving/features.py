@@ -27,12 +27,14 @@ Row = Mapping[str, Any]
 class CustomerState:
     """What is known of one customer: slow features (``row``) and the recent ``history``.
 
-    A reader that gives the same state again, for one recommender, gives it a ``memo``: what that has made of it.
+    A reader that gives the same state again, for one recommender, gives it a ``memo``: what that has made of it. Where
+    what the store has could not be read, the state is ``unread``.
     """
 
     row: Row = field(default_factory=dict)
     history: History = field(default_factory=History.empty)
     memo: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    unread: bool = field(default=False, compare=False, repr=False)
 
     @property
     def segment(self) -> str:
@@ -59,6 +61,11 @@ class FeatureReader:
     def is_quick(self) -> bool:
         """Whether a read may be waited for where nothing else runs meanwhile."""
         return True
+
+    @property
+    def attributes(self) -> frozenset[str]:
+        """Names of the attributes that the shop's table of customers has, columns of consent among them."""
+        return frozenset()
 
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return one state an id, in order; unknown customers get the empty state.

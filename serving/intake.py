@@ -68,8 +68,9 @@ class Intake:
             try:
                 events.append(event_of(one, now=now, name=f"{request_id}.{index}"))
             except InvalidRequest as error:
+                field = f"events[{index}]" if error.field is None else f"events[{index}].{error.field}"
                 where = "" if error.field is None else f"{error.field}: "
-                rejected.append({"index": index, "why": where + error.message})
+                rejected.append({"index": index, "field": field, "why": where + error.message})
         fresh = await self._logged(lambda: self._log.append_events(events)) if events else []
         accepted = sum(fresh)
         duplicates = len(fresh) - accepted
@@ -82,9 +83,15 @@ class Intake:
         """Answer ``/v1/products``."""
         at = to_micros(self._clock())
         changes = [Change("product", one.product_id, one.values(), at) for one in asked.products]
-        known = {} if recommender is None else recommender.bundle.catalog.index
-        unknown = [change.id for change in changes if change.id not in known]
-        return await self._changed(changes, unknown)
+        catalog = None if recommender is None else recommender.bundle.catalog
+        unknown = [change.id for change in changes if catalog is None or change.id not in catalog.index]
+        ignored = [
+            {"field": f"products[{index}].attributes.{name}", "why": why}
+            for index, one in enumerate(asked.products)
+            for name, value in one.attributes.items()
+            if catalog is not None and (why := catalog.misfit(name, value)) is not None
+        ]
+        return await self._changed(changes, unknown, ignored)
 
     async def customers(
         self, asked: CustomerChanges, recommender: Recommender | None, request_id: str
@@ -92,11 +99,21 @@ class Intake:
         """Answer ``/v1/customers``."""
         at = to_micros(self._clock())
         changes = [Change("customer", one.customer_id, one.values(), at) for one in asked.customers]
-        return await self._changed(changes, [])
+        known = None if recommender is None else recommender.features.attributes
+        ignored = [
+            {"field": f"customers[{index}].{field}", "why": _not_among(known, name)}
+            for index, one in enumerate(asked.customers)
+            for field, name in one.columns().items()
+            if known is not None and name not in known
+        ]
+        return await self._changed(changes, [], ignored)
 
-    async def _changed(self, changes: Sequence[Change], unknown: Sequence[str]) -> bytes:
+    async def _changed(
+        self, changes: Sequence[Change], unknown: Sequence[str], ignored: Sequence[dict[str, str]]
+    ) -> bytes:
         await self._logged(lambda: self._log.append_changes(changes))
-        return orjson.dumps({"accepted": len(changes), "unknown": list(dict.fromkeys(unknown))})
+        unknown = list(dict.fromkeys(unknown))
+        return orjson.dumps({"accepted": len(changes), "unknown": unknown, "ignored": ignored})
 
     async def _logged(self, append: Callable[[], T]) -> T:
         """Append in a thread; tell once, not at every request, that the log fails, or works again."""
@@ -147,6 +164,12 @@ def event_of(given: Any, *, now: datetime, name: str) -> Event:
         value=one.value,
         request_id=one.request_id,
     )
+
+
+def _not_among(known: frozenset[str], name: str) -> str:
+    """Return why a change of a customer's column has no effect."""
+    there = ", ".join(sorted(known)) or "none"
+    return f"expected a column of the customers' table (there are: {there}), found none called {name}"
 
 
 def _content(event: FeedbackEvent) -> str:

@@ -63,6 +63,18 @@ class Live(BaseModel):
                 "them), which puts the damaged file aside"
             ) from error
 
+    def missing(self, slot: str) -> str | None:
+        """Return why nothing is live in ``slot``, in one sentence; None where something is."""
+        if slot in self.slots:
+            return None
+        if not self.slots:
+            return "expected something live, found nothing published yet; run `nextbest train TABLES`"
+        there = ", ".join(repr(name) for name in self.slots)
+        return (
+            f"expected something live in the slot {slot!r}, found slots {there} only; correct NEXTBEST_SLOT, or run "
+            f"`nextbest publish TAG` with it"
+        )
+
     def version(self, slot: str) -> str | None:
         """Return the version live in ``slot``, None when it is empty."""
         held = self.slots.get(slot)
@@ -135,6 +147,8 @@ class Follower:
         How often the file is looked at.
     patience_seconds
         How long a bundle that was refused is left alone before it is tried again.
+    taken
+        Told each recommender that serves from now on.
     """
 
     def __init__(
@@ -146,6 +160,7 @@ class Follower:
         poll_seconds: float,
         patience_seconds: float = 5.0,
         monotonic: Callable[[], float] = time.monotonic,
+        taken: Callable[[Recommender], None] = lambda recommender: None,
     ) -> None:
         self._path = path
         self._slot = slot
@@ -153,10 +168,11 @@ class Follower:
         self._poll_seconds = poll_seconds
         self._patience_seconds = patience_seconds
         self._monotonic = monotonic
+        self._taken = taken
         self._stop = threading.Event()
         self._refused: tuple[str, float] | None = None
         self.current: Recommender | None = None
-        self.problem: str = "nothing is published yet; run `nextbest train TABLES`"
+        self.problem = ""
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
 
     def start(self) -> None:
@@ -172,12 +188,16 @@ class Follower:
         """Look once; what cannot be taken up is told once, and what serves now goes on serving."""
         version: str | None = None
         try:
-            version = Live.read(self._path).version(self._slot)
-            if version is None or self._is_refused(version):
+            live = Live.read(self._path)
+            version = live.version(self._slot)
+            if version is None:
+                raise ConfigError(live.missing(self._slot))
+            if self._is_refused(version):
                 return
             if self.current is None or self.current.bundle.version != version:
                 self.current = self._load(version)
                 _spare_the_collector()
+                self._taken(self.current)
                 log.info("serving %s", self.current.bundle.tag)
             self._refused, self.problem = None, ""
         except Exception as error:  # the thread must outlive whatever a damaged bundle raises

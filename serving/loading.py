@@ -59,6 +59,11 @@ class GuardedReader(FeatureReader):
         """See ``FeatureReader``: whether reads took little time lately and none failed."""
         return self._failures == 0 and self._pace < QUICK_SECONDS
 
+    @property
+    def attributes(self) -> frozenset[str]:
+        """See ``FeatureReader``."""
+        return self._reader.attributes
+
     def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
         """See ``FeatureReader``."""
         if not self._may_read():
@@ -159,7 +164,6 @@ class Loader:
         if self._overlay is not None:
             self._overlay.attach(self._held)  # after the replay: golden answers are those of the tables
         self._held = None
-        self._metrics.live(recommender.bundle.tag)
         return recommender
 
     def _reader(self, bundle: Bundle) -> OnlineReader:

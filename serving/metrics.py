@@ -7,12 +7,16 @@ imports it in its constructor). Labels are bounded: paths nobody serves count as
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections import Counter as Tally
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Literal, get_args
 
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.multiprocess import mark_process_dead
 
 from serving.recommender import Recommendations
 from serving.stages import StageName
@@ -140,3 +144,25 @@ class Metrics:
             self._bundle.labels(self._live).set(0)
         self._bundle.labels(bundle).set(1)
         self._live = bundle
+
+
+def forget_the_dead(directory: str | None) -> None:
+    """Drop what processes that have died say of the present (gauges), in the directory of all workers' metrics.
+
+    BentoML does so for workers that end in order. One that was killed would count among those that serve for ever.
+    """
+    for path in Path(directory).glob("gauge_live*_*.db") if directory else ():
+        pid = int(path.stem.rpartition("_")[2])
+        if not _is_alive(pid):
+            with contextlib.suppress(FileNotFoundError):  # another worker that starts now was quicker
+                mark_process_dead(pid, directory)  # type: ignore[no-untyped-call]
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

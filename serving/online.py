@@ -20,6 +20,7 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from feast import FeatureStore
+from feast.errors import FeatureViewNotFoundException
 
 from feature_repo import names as v
 from feature_repo.point_read import Columns, PointReader, Row
@@ -80,6 +81,7 @@ class OnlineReader(FeatureReader):
             for view, name in self._resolve(store, service, schema_hash)
             if view.name in _WHOLE or v.row_key(view.name, name) in wanted
         ]
+        self._attributes = _attributes(store)
         self._columns = [
             (v.row_key(view.name, name), view.name == v.CUSTOMER_RECENT) for view, name in columns
         ]
@@ -113,6 +115,11 @@ class OnlineReader(FeatureReader):
             )
         return columns
 
+    @property
+    def attributes(self) -> frozenset[str]:
+        """See ``FeatureReader``."""
+        return self._attributes
+
     def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
         """See ``FeatureReader``."""
         try:
@@ -139,7 +146,7 @@ class OnlineReader(FeatureReader):
         kept = self._kept.get(customer) or self._kept_before.get(customer)
         state = kept[1] if kept is not None and kept[0] == row else self._parsed(customer, row)
         if state is None:
-            return CustomerState(MappingProxyType(dict(self._defaults)))
+            return CustomerState(MappingProxyType(dict(self._defaults)), unread=True)
         self._keep(customer, row, state)
         history = state.history.before(at)
         return state if history is state.history else CustomerState(state.row, history)
@@ -175,3 +182,12 @@ class OnlineReader(FeatureReader):
     def close(self) -> None:
         """Release the connections."""
         self._rows.close()
+
+
+def _attributes(store: FeatureStore) -> frozenset[str]:
+    """Return the names in the view of customers' attributes; a shop that knows nothing of its customers has none."""
+    try:
+        view = store.get_feature_view(v.CUSTOMER_ATTRIBUTES)
+    except FeatureViewNotFoundException:
+        return frozenset()
+    return frozenset(feature.name for feature in view.features)

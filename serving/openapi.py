@@ -147,7 +147,7 @@ ENDPOINTS: Final = (
         ProductChanges,
         ChangesResponse,
         example={"products": [{"product_id": "22423", "available": False}]},
-        answer={"accepted": 1, "unknown": []},
+        answer={"accepted": 1, "unknown": [], "ignored": []},
         needs_bundle=False,
     ),
     Endpoint(
@@ -156,8 +156,18 @@ ENDPOINTS: Final = (
         "Live changes of customers: consent by channel, attributes",
         CustomerChanges,
         ChangesResponse,
-        example={"customers": [{"customer_id": "17850", "consent": {"email": False}}]},
-        answer={"accepted": 1, "unknown": []},
+        example={"customers": [{"customer_id": "17850", "consent": {"email": False, "fax": False}}]},
+        answer={
+            "accepted": 1,
+            "unknown": [],
+            "ignored": [
+                {
+                    "field": "customers[0].consent.fax",
+                    "why": "expected a column of the customers' table (there are: consent_email, region), "
+                    "found none called consent_fax",
+                }
+            ],
+        },
         needs_bundle=False,
     ),
 )

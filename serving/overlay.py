@@ -134,6 +134,11 @@ class _Changed(FeatureReader):
         """See ``FeatureReader``."""
         return self._reader.is_quick
 
+    @property
+    def attributes(self) -> frozenset[str]:
+        """See ``FeatureReader``."""
+        return self._reader.attributes
+
     def begin(self, customer_ids: Sequence[str], at: datetime) -> Reading:
         """See ``FeatureReader``."""
         reading = self._reader.begin(customer_ids, at)
@@ -158,7 +163,7 @@ def _with(state: CustomerState, changed: Mapping[str, Any]) -> CustomerState:
     if not told:
         return state
     row = {**state.row, **{v.row_key(v.CUSTOMER_ATTRIBUTES, name): value for name, value in told.items()}}
-    return CustomerState(MappingProxyType(row), state.history)
+    return CustomerState(MappingProxyType(row), state.history, unread=state.unread)
 
 
 def _later(values: Values, since: int) -> dict[str, Any]:

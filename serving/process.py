@@ -21,6 +21,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Final
 
@@ -32,6 +33,9 @@ _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _WATCH_SECONDS: Final = 0.25
 _STOP_SECONDS: Final = 10.0
 _LOG_LINES: Final = 15
+_READY: Final = "/readyz"
+#: How the line of ``/metrics`` begins that counts the workers that serve a bundle.
+_SERVING: Final = "nextbest_bundle_info{"
 
 
 def exit_with_parent(seconds: float = _WATCH_SECONDS) -> None:
@@ -47,8 +51,8 @@ def exit_with_parent(seconds: float = _WATCH_SECONDS) -> None:
 
 
 def command(*, host: str, port: int, service: str = SERVICE) -> list[str]:
-    """Return the command that serves ``service``."""
-    return [sys.executable, "-m", "bentoml", "serve", service, "--host", host, "--port", str(port)]
+    """Return the command that serves ``service`` (see ``serving.supervisor``)."""
+    return [sys.executable, "-m", "serving.supervisor", "serve", service, "--host", host, "--port", str(port)]
 
 
 def environment(settings: Settings, *, workers: int = 1, service: str = SERVICE) -> dict[str, str]:
@@ -115,6 +119,16 @@ class Service:
         except OSError:  # ended, or another system
             return []
 
+    @property
+    def serving(self) -> int:
+        """How many workers serve a bundle, as the metrics say that all workers share; 0 while nobody answers."""
+        try:
+            with urllib.request.urlopen(f"{self.url}/metrics", timeout=2) as response:
+                lines = response.read().decode().splitlines()
+        except (OSError, HTTPException):
+            return 0
+        return sum(int(float(line.rpartition(" ")[2])) for line in lines if line.startswith(_SERVING))
+
     def last_lines(self) -> str:
         """Return the end of its log."""
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
@@ -135,7 +149,7 @@ def running(
     workers: int = 1,
     service: str = SERVICE,
     extra: Mapping[str, str] | None = None,
-    wait: str = "/readyz",
+    wait: str = _READY,
     seconds: float = 60.0,
 ) -> Iterator[Service]:
     """Serve on the loopback address until the block ends.
@@ -149,7 +163,8 @@ def running(
     service, extra
         Another service to serve, and further environment variables.
     wait, seconds
-        The path that must answer 200 before the block begins, and within how long.
+        The path that must answer 200 before the block begins, and within how long. Of several workers any may
+        answer, so ``/readyz`` waits until each of them serves a bundle.
 
     Raises
     ------
@@ -164,7 +179,7 @@ def running(
         log = Path(directory) / "service.log"
         started = spawn(settings, port=port, log=log, workers=workers, service=service, extra=extra)
         try:
-            _await(started, wait, seconds)
+            _await(started, wait, seconds, workers=workers)
             yield started
         finally:
             stop(started.process)
@@ -204,14 +219,19 @@ def stop(process: subprocess.Popen[bytes], seconds: float = _STOP_SECONDS) -> No
             process.wait()
 
 
-def _await(service: Service, path: str, seconds: float) -> None:
+def _await(service: Service, path: str, seconds: float, *, workers: int) -> None:
     deadline = time.monotonic() + seconds
+    all_serve = path == _READY and workers > 1
     while True:
         ended = service.process.poll()
-        if ended is None and _answers(service.url + path):
+        is_up = ended is None and _answers(service.url + path)
+        if is_up and (not all_serve or service.serving == workers):
             return
         if ended is not None or time.monotonic() > deadline:
-            found = f"nothing after {seconds:.0f} s" if ended is None else f"exit code {ended}"
+            waited = f"nothing after {seconds:.0f} s"
+            if is_up:
+                waited = f"{service.serving} of {workers} workers that serve a bundle after {seconds:.0f} s"
+            found = waited if ended is None else f"exit code {ended}"
             raise NextbestError(
                 f"expected the service to answer {path}, found {found}; its log ends:\n{service.last_lines()}"
             )

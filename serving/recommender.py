@@ -39,6 +39,7 @@ PurchasedPolicy = Literal["exclude", "allow", "due"]
 MAX_N: Final = 100
 _NOTHING: Final = np.empty(0, dtype=np.int32)
 _NOBODY: Final = CustomerState()
+_UNREAD: Final = CustomerState(unread=True)
 
 
 @dataclass(frozen=True)
@@ -74,10 +75,14 @@ class Recommendation(NamedTuple):
 
 @dataclass(frozen=True)
 class Recommendations:
-    """The answer to one query; ``ignored`` lists ids of context and exclude that nobody knows."""
+    """The answer to one query; ``ignored`` lists ids of context and exclude that nobody knows.
+
+    It is ``degraded`` where what the online store has of the customer could not be read.
+    """
 
     items: tuple[Recommendation, ...]
     ignored: tuple[str, ...] = ()
+    degraded: bool = False
 
     @property
     def product_ids(self) -> list[str]:
@@ -200,7 +205,8 @@ class Recommender:
         with stage("filters"):
             subject = self.subject(query, state, ready.context)
             ready.allowed[self._held_back(query, subject)] = False
-        return Recommendations(tuple(self._fill(subject, ready.allowed, query.n)), ready.ignored)
+        items = tuple(self._fill(subject, ready.allowed, query.n))
+        return Recommendations(items, ready.ignored, state.unread)
 
     def _offered(self, at: datetime, filters: Filters) -> Mask:
         """Return the products on sale that pass the filters, the caller's to change."""
@@ -210,7 +216,7 @@ class Recommender:
     def states(self, queries: Sequence[Query]) -> list[CustomerState]:
         """Return what is known of each query's customer, and of the session, whose events come beside the customer's.
 
-        Empty states, counted, where features are unavailable.
+        Empty states, counted and marked as unread, where features are unavailable.
         """
         return self._finish(queries, self.begin(queries))
 
@@ -237,10 +243,11 @@ class Recommender:
                 known.update(zip([(at, key) for key in keys], states, strict=True))
         found = []
         for query in queries:
-            states = [known.get((query.at, key), _NOBODY) for key in query.keys] or [_NOBODY]
+            states = [known.get((query.at, key), _UNREAD) for key in query.keys] or [_NOBODY]
             first = states[0]
             for other in states[1:]:
-                first = CustomerState(first.row, first.history.beside(other.history))
+                history = first.history.beside(other.history)
+                first = CustomerState(first.row, history, unread=first.unread or other.unread)
             found.append(first)
         return found
 

@@ -3,12 +3,15 @@
 BentoML gives the process model, the probes and ``/metrics``; ``serving.app`` answers everything else. All
 heavy imports and all settings wait for the constructor, because BentoML's supervisor imports this module
 too and serves nothing. Ready means: a verified bundle is loaded, has replayed its golden queries, and its
-feature store has been read once.
+feature store has been read once. Workers share one socket and accept from it once they are constructed, so the
+constructor waits until this one is ready: a worker that starts beside others takes no request from them that it
+cannot answer.
 """
 
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from datetime import UTC, datetime
 from functools import partial
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 #: New objects between two rounds of the garbage collector: those of some forty answers, where Python's own are of two.
 COLLECTED_EVERY: Final = 20_000
+#: So long a worker that loads a bundle accepts nothing; then it answers the probes, and 503 until it is ready.
+FIRST_LOOK_SECONDS: Final = 15.0
 
 
 class _Front:
@@ -58,7 +63,7 @@ class Nextbest:
         from serving.events.live import LiveEvents
         from serving.live import Follower
         from serving.loading import Loader
-        from serving.metrics import Metrics
+        from serving.metrics import Metrics, forget_the_dead
         from serving.process import exit_with_parent
         from serving.settings import Settings
 
@@ -66,6 +71,7 @@ class Nextbest:
         gc.set_threshold(COLLECTED_EVERY, 20, 20)
         faiss.omp_set_num_threads(1)
         settings = Settings.load()
+        forget_the_dead(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
         metrics = Metrics()
         clock = partial(datetime.now, UTC)
         self._events = LiveEvents(settings, lost=partial(metrics.exposed, "lost"))
@@ -74,6 +80,7 @@ class Nextbest:
             settings.slot,
             Loader(settings, metrics, clock=clock, overlay=self._events.overlay),
             poll_seconds=settings.live_poll_seconds,
+            taken=lambda recommender: metrics.live(recommender.bundle.tag),
         )
         self._application = Application(
             settings,
@@ -85,8 +92,9 @@ class Nextbest:
         )
         _front.application = self._application
         self._events.start()
-        # in a thread, so that the probes answer while a large bundle is being verified
-        threading.Thread(target=self._follower.start, name="first look", daemon=True).start()
+        first_look = threading.Thread(target=self._follower.start, name="first look", daemon=True)
+        first_look.start()
+        first_look.join(FIRST_LOOK_SECONDS)
 
     async def __is_ready__(self) -> bool:
         return self._follower.current is not None

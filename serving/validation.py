@@ -7,7 +7,7 @@ API, so that a client's developer need not know pydantic. Only the first misfit 
 from __future__ import annotations
 
 import json
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
@@ -38,7 +38,8 @@ def parse(model: type[Model], value: Any) -> Model:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         context = first.get("ctx", {})
-        field = context.get("field") or _path(first["loc"])
+        at = context.get("at")
+        field = _path(first["loc"] if at is None else (*first["loc"], at))
         raise InvalidRequest(_told(first, context, model), field[:200] or None) from None
 
 
@@ -48,9 +49,9 @@ def shown(value: Any) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def sentence(message: str, *, field: str | None = None) -> PydanticCustomError:
-    """Return a misfit for a model's own validator; ``field`` where it is not the validated one."""
-    return PydanticCustomError("sentence", "{message}", {"message": message, "field": field})
+def sentence(message: str, *, at: str | int | None = None) -> PydanticCustomError:
+    """Return a misfit for a model's own validator; ``at`` is its place in what is validated, None: all of it."""
+    return PydanticCustomError("sentence", "{message}", {"message": message, "at": at})
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
@@ -102,8 +103,17 @@ def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
     """Return the field names of the object that ``loc`` is in."""
     held = model
     for part in loc[:-1]:
-        inner = held.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if isinstance(part, int):  # an element of the list whose model is held
+            continue
+        inner = _model_in(held.model_fields[part].annotation)
+        if inner is None:
             break
         held = inner
     return list(held.model_fields)
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a field holds, by itself or in a list."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((held for part in get_args(annotation) if (held := _model_in(part))), None)

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
 from serving import app as app_module
-from serving.api import ErrorBody, ReasonItem, RecommendRequest, RecommendResponse
+from serving.api import (
+    ChangesResponse,
+    ErrorBody,
+    FeedbackResponse,
+    ReasonItem,
+    RecommendRequest,
+    RecommendResponse,
+)
 from serving.app import Application
 from serving.catalog import Filters
 from serving.errors import FeatureUnavailable
@@ -134,8 +141,10 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"context": {"product_ids": ["p001"] * 101}}, "context.product_ids", "at most 100 entries, found 101"),
     ({"context": {"page": "home"}}, "context.page", "product_ids, surface"),
     ({"exclude": ["p001"] * 1001}, "exclude", "at most 1000 entries, found 1001"),
-    ({"filters": {"category": 5}}, "filters.category", "a string or a list"),
-    ({"filters": {"category": []}}, "filters.category", "a string or a list"),
+    ({"filters": {"category": 5}}, "filters.category", "or a list of 1 to 100 strings, found 5"),
+    ({"filters": {"category": []}}, "filters.category", "or a list of 1 to 100 strings, found []"),
+    ({"filters": {"category": ["tea", 5]}}, "filters.category[1]", "1 to 200 characters, found 5"),
+    ({"exclude": ["p001", ""]}, "exclude[1]", "at least 1 character"),
     ({"filters": {"price_min": "5"}}, "filters.price_min", 'expected a number, found "5"'),
     ({"filters": {"price_min": True}}, "filters.price_min", "expected a number, found true"),
     (
@@ -145,7 +154,8 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ),
     ({"filters": {"size": 1}}, "filters.size", "category, price_min, price_max, attributes"),
     ({"filters": {"attributes": {"brand": None}}}, "filters.attributes.brand", "found null"),
-    ({"filters": {"attributes": {"brand": [{}]}}}, "filters.attributes.brand", "found [{}]"),
+    ({"filters": {"attributes": {"brand": []}}}, "filters.attributes.brand", "a list of 1 to 100 of them"),
+    ({"filters": {"attributes": {"brand": ["Alto", {}]}}}, "filters.attributes.brand[1]", "found {}"),
     ({"filters": {"attributes": {"colour": "red"}}}, "filters.attributes.colour", "brand, eco, stars"),
     ({"purchased": "never"}, "purchased", "'exclude', 'allow' or 'due'"),
     ({"variant": "b"}, "variant", 'expected a configured variant (there are: none), found "b"'),
@@ -184,6 +194,9 @@ def test_what_does_not_fit_is_told_in_words(api: Api, path: str, body: dict[str,
     assert f"expected {told}" in response.json()["error"]["message"]
 
 
+FINE = {"product_id": "p001", "price": 5.0}
+
+
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
@@ -200,10 +213,104 @@ def test_what_does_not_fit_is_told_in_words(api: Api, path: str, body: dict[str,
             {"product_ids": ["p001"], "filters": {"attributes": {"x": 1}}},
             "filters.attributes.x",
         ),
+        ("/v1/products", {"products": [FINE, {"price": 1.0}]}, "products[1].product_id"),
+        ("/v1/products", {"products": [FINE, {"product_id": "p002"}]}, "products[1].product_id"),
+        ("/v1/products", {"products": [FINE, 5]}, "products[1]"),
+        ("/v1/products", {"products": [{**FINE, "prize": 1.0}]}, "products[0].prize"),
+        ("/v1/products", {"products": [{**FINE, "attributes": {"eco": []}}]}, "products[0].attributes.eco"),
+        (
+            "/v1/products",
+            {"products": [{**FINE, "attributes": {"price": "?"}}]},
+            "products[0].attributes.price",
+        ),
+        (
+            "/v1/products",
+            {"products": [{**FINE, "attributes": {"available": 3}}]},
+            "products[0].attributes.available",
+        ),
+        ("/v1/customers", {"customers": [{"customer_id": "c01"}]}, "customers[0].customer_id"),
+        (
+            "/v1/customers",
+            {"customers": [{"customer_id": "c01", "consent": {"email": 1}}]},
+            "customers[0].consent.email",
+        ),
+        (
+            "/v1/customers",
+            {"customers": [{"customer_id": "c01", "attributes": {"consent_email": 1}}]},
+            "customers[0].attributes.consent_email",
+        ),
     ],
 )
 def test_the_other_endpoints_refuse_alike(api: Api, path: str, body: dict[str, Any], field: str) -> None:
     refused(api.ask(path, body), 422, "invalid_request", field)
+
+
+def test_a_field_nobody_knows_is_told_with_those_beside_it(api: Api) -> None:
+    body = {"products": [FINE, {**FINE, "prize": 1.0}]}
+    told = refused(api.ask("/v1/products", body), 422, "invalid_request", "products[1].prize")
+    assert told == 'expected one of the fields product_id, price, available, attributes; found "prize"'
+    told = api.ask("/v1/feedback", {"events": [{**EVENT, "kid": 1}]}).json()["rejected"][0]["why"]
+    assert "event_id, customer_id, session_id, product_id, kind" in told
+
+
+EVENT = {"customer_id": "c01", "product_id": "p001", "kind": "view"}
+
+
+def test_each_rejected_event_has_its_place(api: Api) -> None:
+    events = [
+        EVENT,
+        {**EVENT, "kind": "stare"},
+        5,
+        {**EVENT, "at": "2126-01-31T12:00:00Z"},
+        {"product_id": "p"},
+    ]
+    told = FeedbackResponse.model_validate(api.ask("/v1/feedback", {"events": events}).json(), strict=True)
+    assert told.accepted == 1
+    assert [(one.index, one.field) for one in told.rejected] == [
+        (1, "events[1].kind"),
+        (2, "events[2]"),
+        (3, "events[3].at"),
+        (4, "events[4].kind"),
+    ]
+
+
+def test_attributes_that_have_no_effect_are_told(api: Api) -> None:
+    change = {
+        "product_id": "p002",
+        "available": True,
+        "attributes": {"brand": "Cava", "colour": "red", "eco": 3, "stars": "five", "category": "tea"},
+    }
+    told = ChangesResponse.model_validate(
+        api.ask("/v1/products", {"products": [FINE, change]}).json(), strict=True, extra="forbid"
+    )
+    assert (told.accepted, told.unknown) == (2, [])
+    assert {one.field.removeprefix("products[1].attributes."): one.why for one in told.ignored} == {
+        "colour": "expected an attribute of the products (there are: brand, eco, stars), found none called colour",
+        "category": "expected an attribute of the products (there are: brand, eco, stars), found none called category",
+        "eco": "expected true or false, found 3",
+        "stars": 'expected a number, found "five"',
+    }
+
+
+def test_attributes_and_channels_of_customers_that_nobody_has_are_told() -> None:
+    class Known(FeatureReader):
+        attributes = frozenset({"region", "consent_email"})
+
+    held = Recommender(make_bundle(), Known())
+    change = {
+        "customer_id": "c01",
+        "consent": {"email": True, "fax": False},
+        "attributes": {"region": "north", "shoe": 43},
+    }
+    told = Api(lambda: held).ask("/v1/customers", {"customers": [change]}).json()
+    assert [one["field"] for one in told["ignored"]] == [
+        "customers[0].consent.fax",
+        "customers[0].attributes.shoe",
+    ]
+    for one, name in zip(told["ignored"], ("consent_fax", "shoe"), strict=True):
+        assert one["why"] == (
+            f"expected a column of the customers' table (there are: consent_email, region), found none called {name}"
+        )
 
 
 NOT_JSON = [b"", b"{", b"[]", b"5", b'"x"', b"null", b'{"n": NaN}', b'{"n": Infinity}', b'{"n": 1e999}']
@@ -402,7 +509,7 @@ def test_the_answer_has_the_fields_of_the_contract(api: Api) -> None:
     assert response.status_code == 200
     told = response.json()
     RecommendResponse.model_validate(told, strict=True, extra="forbid")
-    assert list(told) == list(RecommendResponse.model_fields)
+    assert list(told) == [name for name in RecommendResponse.model_fields if name != "degraded"]
     assert told["request_id"] == response.headers["x-request-id"]
     assert told["customer_id"] == "c01"
     assert told["bundle"] == "nextbest:202603010000-000000000000"

@@ -254,6 +254,18 @@ def test_settings_nobody_knows_or_that_do_not_fit_are_told(run: Run, monkeypatch
     assert "redis://host:6379/0" in refused.err
 
 
+def test_serve_tells_of_a_slot_where_nothing_is_live(
+    run: Run, published: Published, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    became: list[list[str]] = []
+    monkeypatch.setattr("os.execve", lambda path, words, environment: became.append(words))
+    for slot in ("default", "blue"):
+        monkeypatch.setenv("NEXTBEST_SLOT", slot)
+        told = run("serve", "--port", free_port(), home=published.settings.home).err
+        assert ("the slot 'blue', found slots 'default' only" in told) == (slot == "blue")
+    assert len(became) == 2, "it starts all the same"
+
+
 def few(directory: Path, rows: list[tuple[str, str, str, str]]) -> Path:
     """Tables with exactly these interactions: customer, product, instant, kind."""
     directory.mkdir()

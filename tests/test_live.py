@@ -94,6 +94,22 @@ def test_follower_takes_up_what_is_published(tmp_path: Path, two: tuple[Path, li
     assert following.current.bundle.version == versions[0]
 
 
+def test_an_empty_slot_is_told_once_with_those_there_are(
+    tmp_path: Path, two: tuple[Path, list[str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    bundles, versions = two
+    following = follower(tmp_path, bundles)
+    live.publish(tmp_path / "live.json", "blue", versions[0])
+    for _ in range(3):
+        following.look()
+    assert following.current is None
+    (told,) = caplog.messages
+    assert "the slot 'default', found slots 'blue' only; correct NEXTBEST_SLOT" in told
+    live.publish(tmp_path / "live.json", "default", versions[0])
+    following.look()
+    assert following.current is not None
+
+
 def test_follower_refuses_a_corrupt_bundle_and_recovers(tmp_path: Path, two: tuple[Path, list[str]]) -> None:
     bundles, (good, bad) = two
     path = tmp_path / "live.json"

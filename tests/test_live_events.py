@@ -17,7 +17,7 @@ from serving.events import EVENTS, EXPOSURES, open_log
 from serving.process import Service, running
 from serving.settings import Settings
 from tests.conftest import Published
-from tests.test_service import ask, call, until, workers
+from tests.test_service import ask, call, until
 from training.export import export
 from training.train import build_features
 
@@ -34,18 +34,10 @@ def home(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Sett
     return settings
 
 
-def ready(service: Service) -> Service:
-    """Return the service when both workers are ready, whichever answers."""
-    until(
-        lambda: len(workers(service)) == 2 and all(call(f"{service.url}/readyz")[0] == 200 for _ in range(50))
-    )
-    return service
-
-
 @pytest.fixture(scope="module")
 def service(home: Settings) -> Iterator[Service]:
     with running(home, workers=2) as service:
-        yield ready(service)
+        yield service
 
 
 def shown(service: Service, **who: Any) -> list[str]:
@@ -110,16 +102,17 @@ def test_each_event_is_taken_or_rejected_by_itself(service: Service) -> None:
 def test_out_of_stock_is_gone_from_every_worker_and_stays_gone(home: Settings) -> None:
     customer = "c000003"
     with running(home, workers=2) as service:
-        ready(service)
         product = shown(service, customer_id=customer)[0]
         told = ask(service, {"products": [{"product_id": product, "available": False}]}, "/v1/products")
-        assert told == {"accepted": 1, "unknown": []}
+        assert told == {"accepted": 1, "unknown": [], "ignored": []}
         until(lambda: all(product not in shown(service, customer_id=customer) for _ in range(10)))
         assert all(product not in shown(service, customer_id=customer) for _ in range(30))
         unknown = ask(service, {"products": [{"product_id": "new", "price": 3.0}]}, "/v1/products")
-        assert unknown == {"accepted": 1, "unknown": ["new"]}
+        assert unknown == {"accepted": 1, "unknown": ["new"], "ignored": []}
+        change = {"customer_id": customer, "consent": {"email": True}, "attributes": {"shoe": 43}}
+        told = ask(service, {"customers": [change]}, "/v1/customers")
+        assert [one["field"] for one in told["ignored"]] == ["customers[0].attributes.shoe"]
     with running(home, workers=2) as service:
-        ready(service)
         assert all(product not in shown(service, customer_id=customer) for _ in range(30))
         ask(service, {"products": [{"product_id": product, "available": True}]}, "/v1/products")
         until(lambda: product in shown(service, customer_id=customer))

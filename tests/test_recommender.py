@@ -314,6 +314,12 @@ def test_without_features_the_answer_degrades_and_counts() -> None:
     assert {item.source for item in known.items} == {"model:toy"}, "the stored vector still serves"
     assert {item.source for item in stranger.items} == {"popular"}
     assert recommender.degraded["features"] == 1
+    assert known.degraded and stranger.degraded
+    both, nobody = recommender.recommend(
+        [Query(at=AT, customer_id="c00", session_id="s", n=5), Query(at=AT, n=5)]
+    )
+    assert (both.degraded, nobody.degraded) == (True, False), "of nobody there is nothing to be read"
+    assert not any(answer.degraded for answer in RECOMMENDER.recommend([Query(at=AT, customer_id="c00")]))
 
 
 def test_batch_equals_one_by_one() -> None:

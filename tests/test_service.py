@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
+import signal
 import socket
 import threading
 import time
 import urllib.error
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +63,6 @@ def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds} s"
         time.sleep(0.02)
-
-
-def workers(service: Service) -> list[int]:
-    children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children")
-    return [int(pid) for pid in children.read_text().split()]
 
 
 @pytest.fixture(scope="module")
@@ -320,7 +319,7 @@ def test_not_ready_then_ready_without_a_restart_and_killing_the_parent_frees_the
         assert ask(service, {"customer_id": "x"})["bundle"] == f"nextbest:{second}"
         # the parent is killed
         port = int(service.url.rpartition(":")[2])
-        assert workers(service)
+        assert service.workers
         assert not _is_free(port)
         service.process.kill()
         service.process.wait()
@@ -335,14 +334,35 @@ def _is_free(port: int) -> bool:
 
 
 @pytest.mark.slow
-def test_two_workers_follow_and_share_the_metrics(home: Settings, versions: tuple[str, str]) -> None:
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_two_workers_share_the_metrics_and_one_that_starts_again_refuses_nothing(
+    home: Settings, versions: tuple[str, str]
+) -> None:
     with running(home, workers=2) as service:
-        until(lambda: f'bundle="nextbest:{versions[0]}"}} 2.0' in call(f"{service.url}/metrics")[2].decode())
-        assert len(workers(service)) == 2
+        assert len(service.workers) == 2
         for _ in range(50):
             ask(service, {"customer_id": "x"})
         told = call(f"{service.url}/metrics")[2].decode()
+        assert f'nextbest_bundle_info{{bundle="nextbest:{versions[0]}"}} 2.0' in told
         assert 'nextbest_requests_total{route="/v1/recommend",status="200"} 50.0' in told
+        first = set(service.workers)
+        os.kill(min(first), signal.SIGKILL)
+        found: Counter[int] = Counter()
+
+        def asked() -> None:
+            with contextlib.suppress(OSError, HTTPException):  # what the killed one had taken
+                found[call(f"{service.url}/v1/recommend", {"customer_id": "x"})[0]] += 1
+
+        def is_whole() -> bool:
+            asked()
+            begun = service.log.read_text(errors="replace").count("Service Nextbest initialized")
+            return begun == 3 and len(service.workers) == 2 and service.serving == 2
+
+        until(is_whole, seconds=60.0)
+        for _ in range(50):
+            asked()
+        assert set(found) == {200}
+        assert not first >= set(service.workers)
 
 
 @pytest.mark.slow

@@ -351,6 +351,7 @@ def test_a_row_that_cannot_be_read_gives_defaults_and_is_counted(
         everything_online(open_store(online), features[1])
     assert dict(found[0].row) == served_defaults()
     assert len(found[0].history) == 0
+    assert [state.unread for state in found] == [True, False]
     assert found[1].history.to_rows() == before[1].history.to_rows()
     assert found[1].row == before[1].row
     assert counted == [3]

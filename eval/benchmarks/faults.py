@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from eval.benchmarks.clients import LATE, NOT_READY, NOTHING, Seen, Traffic, traffic
+from eval.benchmarks.clients import LATE, NOTHING, Seen, Traffic, traffic
 from eval.benchmarks.laws import examine, wait_until_consumed
 from eval.benchmarks.own_home import OwnHome
 from eval.benchmarks.supervised import Supervised, supervised
@@ -30,11 +30,12 @@ Progress = Callable[[str, int, int], None]
 
 #: Personal answers must be back so soon after Redis is.
 BACK_SECONDS: Final = 5.0
-#: What clients may see of a killed process. Where all are killed, connections are taken before there is a worker to
-#: answer, and wait for one. Of Redis's troubles those who ask see nothing.
+#: What clients may see of a killed process; a worker that starts again refuses nobody. Where all are killed,
+#: connections are taken before there is a worker to answer, and wait for one. Of Redis's troubles those who ask see
+#: nothing.
 _EXCUSED: Final = {
-    "worker": frozenset({NOTHING, NOT_READY}),
-    "parent": frozenset({NOTHING, NOT_READY, LATE}),
+    "worker": frozenset({NOTHING}),
+    "parent": frozenset({NOTHING, LATE}),
 }
 _DOWN_SECONDS: Final = 1.0
 _PATIENCE_SECONDS: Final = 30.0

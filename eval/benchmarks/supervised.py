@@ -11,8 +11,6 @@ import os
 import signal
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -24,8 +22,6 @@ from serving.process import Service, free_port, spawn, stop
 READY_SECONDS: Final = 60.0
 _AGAIN_SECONDS: Final = 0.2
 _LOOK_SECONDS: Final = 0.05
-#: Fresh connections that must all find a ready worker: whichever of them accepts.
-_PROBES: Final = 20
 #: What BentoML writes when a worker has begun.
 _BEGUN: Final = "Service Nextbest initialized"
 
@@ -95,9 +91,7 @@ class Supervised:
         return self._log.read_text(errors="replace").count(_BEGUN)
 
     def _is_ready(self) -> bool:
-        return len(self._service.workers) == self._workers and all(
-            _answers(f"{self.url}/readyz") for _ in range(_PROBES)
-        )
+        return len(self._service.workers) == self._workers == self._service.serving
 
     def _keep(self) -> None:
         while not self._ends.wait(_AGAIN_SECONDS):
@@ -139,11 +133,3 @@ def supervised(home: OwnHome, log: Path, *, workers: int = 2) -> Iterator[Superv
         yield service
     finally:
         service.close()
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as response:
-            return bool(response.status == 200)
-    except (OSError, urllib.error.URLError):
-        return False

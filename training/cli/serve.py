@@ -6,6 +6,7 @@ then its own, and killing it leaves nothing behind.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from ipaddress import ip_address
@@ -13,8 +14,9 @@ from typing import Annotated
 
 import typer
 
-from serving.errors import ConfigError
+from serving.errors import BundleError, ConfigError
 from serving.events.live import event_log
+from serving.live import Live
 from serving.process import check_port, command, environment
 from serving.settings import Settings
 
@@ -44,8 +46,18 @@ def serve_command(
         sys.stderr.write("no NEXTBEST_API_KEYS are set: only requests from this machine will be answered\n")
         sys.stderr.flush()
     _check_log(settings)
+    _check_slot(settings)
     served = command(host=str(address), port=port)
     os.execve(served[0], served, environment(settings, workers=workers))
+
+
+def _check_slot(settings: Settings) -> None:
+    """Say so where nothing is live in the slot; the service starts all the same, and is ready once something is."""
+    with contextlib.suppress(BundleError):  # told by the workers, which go on looking
+        missing = Live.read(settings.live).missing(settings.slot)
+        if missing is not None:
+            sys.stderr.write(f"not ready: {missing}\n")
+            sys.stderr.flush()
 
 
 def _check_log(settings: Settings) -> None:

@@ -41,6 +41,7 @@ from eval.scorecard import (
     CONTACTS,
     LOGLOSS,
     WEIGHT,
+    entropy,
     expected_calibration_error,
 )
 from eval.significance import holm
@@ -281,16 +282,9 @@ def _candidates(
                 rows=len(part),
                 auc=None if auc is None else Estimate.of(auc),
                 logloss=None if loss is None else Estimate.of(loss),
-                logloss_constant=round(_entropy(rate), 6),
+                logloss_constant=round(entropy(rate), 6),
                 base_rate=round(rate, 8),
             )
-
-
-def _entropy(rate: float) -> float:
-    """Return the logloss of always saying ``rate``, where it is right."""
-    if not 0 < rate < 1:
-        return 0.0
-    return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
 
 
 def _beyond(origins: Sequence[AtOrigin], recipe: str) -> Iterator[Beyond]:

@@ -6,7 +6,7 @@ are asked of scores that claim to be chances of a purchase, of no others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +30,8 @@ TOP_SCORE: Final = "top_score"
 WEIGHT: Final = s.WEIGHT
 #: Ends of the ten bins of calibration: chances are small, so that of bins of equal width all but one were empty.
 BIN_ENDS: Final = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+#: Ends of ten bins of equal width, the customary ones.
+EQUAL_ENDS: Final = tuple(round(step / 10, 1) for step in range(11))
 #: Where on the curve of gains the points lie: shares of the customers contacted.
 CONTACTS: Final = tuple(round(step / 100, 2) for step in range(101))
 _LEAST: Final = 1e-7  # a chance of exactly nothing would be infinitely wrong once
@@ -102,14 +104,31 @@ def logloss(chances: Floats, bought: NDArray[np.bool_], weights: Floats) -> Floa
 
     Natural logarithm; Good, JRSS B 14 (1952). Chances nearer than 1e-7 to none or certainty count as that far.
     """
+    return np.asarray(np.average(log_losses(chances, bought), axis=1, weights=weights))
+
+
+def log_losses(chances: Floats, bought: NDArray[np.bool_]) -> Floats:
+    """Return minus the log of the chance of what happened, of each pair (any shape); see ``logloss``."""
     p = np.clip(chances, _LEAST, 1 - _LEAST)
-    return np.asarray(np.average(-np.where(bought, np.log(p), np.log1p(-p)), axis=1, weights=weights))
+    return np.asarray(-np.where(bought, np.log(p), np.log1p(-p)))
 
 
-def calibration_bins(chances: Floats, bought: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Return (bins, 3): the weight of the pairs in each bin, the sums of their chances and of their purchases."""
-    which = np.clip(np.searchsorted(BIN_ENDS, chances.ravel(), side="right") - 1, 0, len(BIN_ENDS) - 2)
-    size, weight = len(BIN_ENDS) - 1, weights.ravel()
+def entropy(rate: float) -> float:
+    """Return the logloss of always saying ``rate``, where it is right."""
+    if not 0 < rate < 1:
+        return 0.0
+    return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+
+
+def calibration_bins(
+    chances: Floats, bought: NDArray[np.bool_], weights: Floats, *, ends: Sequence[float] = BIN_ENDS
+) -> Floats:
+    """Return (bins, 3): the weight of the pairs in each bin, the sums of their chances and of their purchases.
+
+    Bins are half-open between ``ends``, the last one closed.
+    """
+    which = np.clip(np.searchsorted(ends, chances.ravel(), side="right") - 1, 0, len(ends) - 2)
+    size, weight = len(ends) - 1, weights.ravel()
     columns = (weight, weight * chances.ravel(), weight * bought.ravel())
     return np.column_stack([np.bincount(which, weights=column, minlength=size) for column in columns])
 

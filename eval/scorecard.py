@@ -24,6 +24,7 @@ Floats = NDArray[np.float64]
 AUC: Final = "auc"
 AUC_ALL: Final = "auc_all"
 AUC_CLASS: Final = "auc_class"
+AUC_NEWCOMERS: Final = "auc_newcomers"
 LOGLOSS: Final = "logloss"
 BASE_RATE: Final = "base_rate"
 TOP_SCORE: Final = "top_score"
@@ -44,9 +45,9 @@ class Scorecard:
     ``within`` has, by purchased policy, one AUC a buyer (index: customer_id): a product that was bought above one
     that was not, among the customer's own candidates. ``rows`` has one row a known customer: ``auc_all`` and
     ``auc_class``, whose plain means are the AUC of all pairs and of those within new and within existing customers;
-    ``logloss`` and ``base_rate``, whose means go by ``weight``; and ``top_score``. ``gains`` is the share of buyers
-    reached at each of ``CONTACTS``, ``buyers`` how many there are. ``calibration`` is (bins, 3), see
-    ``calibration_bins``.
+    ``auc_newcomers``, the same within new customers with measures and within those without; ``logloss`` and
+    ``base_rate``, whose means go by ``weight``; and ``top_score``. ``gains`` is the share of buyers reached at each of
+    ``CONTACTS``, ``buyers`` how many there are. ``calibration`` is (bins, 3), see ``calibration_bins``.
     """
 
     within: Mapping[PurchasedPolicy, pd.Series[float]]
@@ -57,20 +58,29 @@ class Scorecard:
 
 
 def scorecard(
-    asked: Candidates, scored: Scored, *, existing: NDArray[np.bool_], horizon_days: int
+    asked: Candidates,
+    scored: Scored,
+    *,
+    existing: NDArray[np.bool_],
+    measured: NDArray[np.bool_] | None = None,
+    horizon_days: int,
 ) -> Scorecard:
-    """Judge scores by purchases within ``horizon_days``; ``existing`` (rows,) tells who bought before the origin."""
+    """Judge scores by purchases within ``horizon_days``.
+
+    ``existing`` (rows,) tells who bought before the origin, ``measured`` (rows,) of whom measures were known there;
+    None where the shop measures nothing.
+    """
     known = asked.known
     weights = asked.row_weight[known, None] * asked.column_weight
     across, bought = scored.across[known], asked.bought[known]
     rows = pd.DataFrame(index=pd.Index(np.array(asked.customers, dtype=object)[known], name=s.CUSTOMER_ID))
     rows[WEIGHT] = asked.row_weight[known]
     rows[AUC_ALL] = clustered_auc(across, bought, weights)
-    rows[AUC_CLASS] = rows[AUC_ALL]
     old = existing[known]
-    if old.any() and not old.all():
-        for one in (old, ~old):
-            rows.loc[one, AUC_CLASS] = clustered_auc(across[one], bought[one], weights[one])
+    rows[AUC_CLASS] = _areas(across, bought, weights, (old, ~old))
+    told = None if measured is None else measured[known]
+    kinds = () if told is None else (~old & told, ~old & ~told)
+    rows[AUC_NEWCOMERS] = _areas(across, bought, weights, kinds)
     rows[LOGLOSS] = np.nan
     rows[BASE_RATE] = np.average(bought, axis=1, weights=asked.column_weight)
     rows[TOP_SCORE] = across.max(axis=1, initial=-np.inf) if across.shape[1] else np.nan
@@ -80,6 +90,17 @@ def scorecard(
         calibration = calibration_bins(across, bought, weights)
     gains, buyers = gains_curve(across, bought, asked.row_weight[known])
     return Scorecard(_within(asked, scored), rows, gains, buyers, calibration)
+
+
+def _areas(
+    scores: Floats, bought: NDArray[np.bool_], weights: Floats, kinds: Sequence[NDArray[np.bool_]]
+) -> Floats:
+    """Return one value a row (rows,) whose plain mean within each of ``kinds`` (rows,) is the AUC of its pairs."""
+    found = np.full(len(scores), np.nan)
+    for one in kinds:
+        if one.any():
+            found[one] = clustered_auc(scores[one], bought[one], weights[one])
+    return found
 
 
 def _within(asked: Candidates, scored: Scored) -> dict[PurchasedPolicy, pd.Series[float]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -36,9 +38,10 @@ from serving.features import FrameReader
 from serving.recommender import Recommender
 from serving.settings import Settings
 from tests.builders import AS_OF, make_bundle
-from tests.conftest import NOW, small_config
+from tests.conftest import NOW, SMALL, small_config
 from training.benchmarks import ranking as benchmark
 from training.benchmarks.ranking import REHEARSAL, RESERVED, TRUTH, beside_truth, choose
+from training.cli import main
 from training.recipe import Recipe, TrainConfig
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -258,6 +261,26 @@ def test_which_recipes_are_judged() -> None:
     with pytest.raises(ConfigError, match="only baselines"):
         choose(TrainConfig(recipes=config.recipes[1:]))
     assert choose(TrainConfig.default())[0].model == "als"
+
+
+@pytest.mark.slow
+def test_the_command_prints_each_world_and_the_spread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "small.toml"
+    config.write_text(SMALL)
+    words = ["--rehearse", "--seeds", "1", "--customers", "200", "--products", "50", "--config", str(config)]
+    monkeypatch.setattr(sys, "argv", ["nextbest", "benchmark", "ranking", *words, "--recipe", "als"])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert not stopped.value.code
+    told = json.loads(capsys.readouterr().out)
+    (world,) = told["worlds"]
+    assert world["seed"] == REHEARSAL[0]
+    assert told["ten_bins"]["ece"] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    assert set(told["over_seeds"]["models"]) == set(world["models"]) > {"als", "expert", *TRUTH.values()}
+    area = told["over_seeds"]["models"]["als"][ALL]["auc"]
+    assert (area["mean"], area["worlds"]) == (world["models"]["als"][ALL]["auc"], 1)
 
 
 def test_reserved_seeds_are_used_nowhere_else() -> None:

@@ -250,7 +250,7 @@ def _own(one: OwnGroup) -> dict[str, Any]:
             mean(one.precision, 3),
             mean(one.recall, 3),
             mean(one.f1, 3),
-            _percents(one.hr),
+            "–" if one.hr is None else percent(one.hr.mean),
             "–" if one.times_expert is None else f"{interval(one.times_expert, 2)} ×",
         ],
     }

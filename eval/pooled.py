@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -28,6 +28,7 @@ from eval.results import (
     Comparison,
     Estimate,
     Gains,
+    Group,
     ListScore,
     Multiple,
 )
@@ -36,14 +37,17 @@ from eval.scorecard import (
     AUC,
     AUC_ALL,
     AUC_CLASS,
+    AUC_NEWCOMERS,
     BASE_RATE,
     BIN_ENDS,
     CONTACTS,
     LOGLOSS,
     WEIGHT,
+    entropy,
     expected_calibration_error,
 )
 from eval.significance import holm
+from eval.slices import NEWCOMERS, STANDING, WITH_MEASURES, WITHOUT_MEASURES
 from serving.recommender import PurchasedPolicy
 
 COMPARED: Final = (NDCG, MRR, HR, RECALL, AUC)
@@ -119,11 +123,13 @@ def pool(
         means = table.means(everybody, resamples=resamples, seed=seed)
         lists += _scores(means, table, everybody, recipes, policy, ALL, ALL, None, confidence)
         comparisons += _comparisons(means, recipes, policy, confidence)
-        success += _multiples(means, recipes, policy, expert, confidence)
+        success += _multiples(means, recipes, policy, expert, ALL, ALL, confidence)
         for dimension, value, at, kept in _parts(table, origins):
             if kept.sum() >= _FEWEST and len(np.unique(table.customer[kept])) > 1:
                 part = table.means(kept, resamples=resamples // 4, seed=seed)
                 lists += _scores(part, table, kept, recipes, policy, dimension, value, at, confidence)
+                if dimension in (STANDING, NEWCOMERS):
+                    success += _multiples(part, recipes, policy, expert, dimension, value, confidence)
     return Pooled(
         lists=lists,
         candidates=list(_candidates(origins, recipes, resamples=resamples, seed=seed, confidence=confidence)),
@@ -234,13 +240,23 @@ def _comparisons(
 
 
 def _multiples(
-    means: Means, recipes: Sequence[str], policy: PurchasedPolicy, expert: str, confidence: float
+    means: Means,
+    recipes: Sequence[str],
+    policy: PurchasedPolicy,
+    expert: str,
+    dimension: str,
+    value: str,
+    confidence: float,
 ) -> Iterator[Multiple]:
     rule = _column(list(recipes).index(expert), HR)
     for number, recipe in enumerate(recipes):
         ratio = means.ratio(_column(number, HR), rule, confidence=confidence)
         yield Multiple(
-            purchased=policy, recipe=recipe, multiple=None if ratio is None else Estimate.of(ratio)
+            purchased=policy,
+            recipe=recipe,
+            dimension=dimension,
+            value=value,
+            multiple=None if ratio is None else Estimate.of(ratio),
         )
 
 
@@ -251,22 +267,30 @@ def _candidates(
         frames = [
             origin.judged[recipe].rows.assign(
                 origin=place,
-                standing=origin.labels.iloc[:, 0].reindex(origin.judged[recipe].rows.index).to_numpy(),
+                **{
+                    name: _labels(origin, name, origin.judged[recipe].rows.index)
+                    for name in (STANDING, NEWCOMERS)
+                },
             )
             for place, origin in enumerate(origins)
         ]
         rows = pd.concat(frames)
-        parts: list[tuple[Literal["all", "new", "existing"], datetime | None, NDArray[np.bool_]]] = [
-            ("all", None, np.ones(len(rows), dtype=np.bool_)),
-            ("new", None, (rows["standing"] == NEW).to_numpy()),
-            ("existing", None, (rows["standing"] == EXISTING).to_numpy()),
-            *(("all", origin.at, (rows["origin"] == i).to_numpy()) for i, origin in enumerate(origins)),
+        kind, newcomer = rows[STANDING], rows[NEWCOMERS]
+        parts: list[tuple[Group, str, datetime | None, NDArray[np.bool_]]] = [
+            ("all", AUC_ALL, None, np.ones(len(rows), dtype=np.bool_)),
+            ("new", AUC_CLASS, None, (kind == NEW).to_numpy()),
+            ("new with measures", AUC_NEWCOMERS, None, (newcomer == WITH_MEASURES).to_numpy()),
+            ("new without measures", AUC_NEWCOMERS, None, (newcomer == WITHOUT_MEASURES).to_numpy()),
+            ("existing", AUC_CLASS, None, (kind == EXISTING).to_numpy()),
+            *(
+                ("all", AUC_ALL, origin.at, (rows["origin"] == i).to_numpy())
+                for i, origin in enumerate(origins)
+            ),
         ]
-        for value, at, kept in parts:
+        for value, area, at, kept in parts:
             part = rows[kept]
             if len(part) < _FEWEST or part.index.nunique() < 2:
                 continue
-            area = AUC_ALL if value == "all" else AUC_CLASS
             draws = resamples if at is None else resamples // 4
             plain = clustered_means(part[[area]], part.index, resamples=draws, seed=seed)
             weighted = clustered_means(
@@ -281,16 +305,16 @@ def _candidates(
                 rows=len(part),
                 auc=None if auc is None else Estimate.of(auc),
                 logloss=None if loss is None else Estimate.of(loss),
-                logloss_constant=round(_entropy(rate), 6),
+                logloss_constant=round(entropy(rate), 6),
                 base_rate=round(rate, 8),
             )
 
 
-def _entropy(rate: float) -> float:
-    """Return the logloss of always saying ``rate``, where it is right."""
-    if not 0 < rate < 1:
-        return 0.0
-    return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+def _labels(origin: AtOrigin, dimension: str, customers: pd.Index[str]) -> NDArray[np.object_]:
+    """Return the label of each customer in a dimension; None where the dimension is not told."""
+    if dimension not in origin.labels:
+        return np.full(len(customers), None, dtype=object)
+    return origin.labels[dimension].reindex(customers).to_numpy(dtype=object)
 
 
 def _beyond(origins: Sequence[AtOrigin], recipe: str) -> Iterator[Beyond]:

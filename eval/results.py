@@ -21,6 +21,9 @@ from serving.recommender import PurchasedPolicy
 SCHEMA_VERSION: Final = 1
 RESULTS: Final = "results.json"
 
+#: Kinds of customers whose candidates are scored apart; the two of new customers where the shop has measures.
+Group = Literal["all", "new", "new with measures", "new without measures", "existing"]
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -128,14 +131,14 @@ class ListScore(_Strict):
 
 
 class CandidateScore(_Strict):
-    """Scores of the candidates of known customers: ``all``, ``new`` or ``existing``; over all origins or at one.
+    """Scores of the candidates of known customers of a group; over all origins or at one.
 
     ``auc`` is of all pairs (customer, product) of an origin together. ``logloss`` is told of chances only, beside
     ``logloss_constant``, that of one who always says the share of pairs that are bought, ``base_rate``.
     """
 
     recipe: str
-    value: Literal["all", "new", "existing"]
+    value: Group
     at: datetime | None = None
     rows: int
     auc: Estimate | None
@@ -157,10 +160,15 @@ class Comparison(_Strict):
 
 
 class Multiple(_Strict):
-    """Success (somebody buys one of the k) as a multiple of the expert rule's; None where the rule never succeeds."""
+    """Success (the customer buys one of the k) as a multiple of the expert rule's, of all customers or of one slice.
+
+    ``multiple`` is None where the rule never succeeds.
+    """
 
     purchased: PurchasedPolicy
     recipe: str
+    dimension: str = "all"
+    value: str = "all"
     multiple: Estimate | None
 
 
@@ -209,6 +217,51 @@ class Calibration(_Strict):
     recipe: str
     bins: list[CalibrationBin]
     ece: float
+
+
+class PublishedGroup(_Strict):
+    """What a bank published of its own recommender for a group of customers."""
+
+    group: Group
+    auc: float
+    logloss: float
+    mrr: float
+
+
+class OwnGroup(_Strict):
+    """The same figures of ours, and those of the k products shown, for a group of customers.
+
+    ``auc`` and what follows it up to ``base_rate`` are of the candidates of known customers, as in
+    ``CandidateScore``; ``auc_within`` and the rest of lists, as in ``ListScore``. ``times_expert`` is ``Multiple``.
+    """
+
+    group: Group
+    purchased: PurchasedPolicy
+    customers: int
+    rows: int
+    asked: int
+    auc: Estimate | None
+    logloss: Estimate | None
+    logloss_constant: float | None
+    base_rate: float | None
+    auc_within: Estimate | None
+    mrr: Estimate | None
+    precision: Estimate | None
+    recall: Estimate | None
+    f1: Estimate | None
+    hr: Estimate | None
+    times_expert: Estimate | None
+
+
+class BesidePublished(_Strict):
+    """The winner beside what a bank published of its recommender; ``why`` says whether the figures compare."""
+
+    recipe: str
+    k: int
+    published: list[PublishedGroup]
+    published_times_expert: float
+    ours: list[OwnGroup]
+    why: str
 
 
 class Shown(_Strict):
@@ -292,6 +345,7 @@ class Results(_Strict):
     beyond: list[Beyond]
     gains: list[Gains]
     calibration: list[Calibration]
+    beside_published: BesidePublished
     examples: list[Example]
     drift: Drift | None
     profiles: dict[str, ColumnProfile]
@@ -332,6 +386,14 @@ class Results(_Strict):
             ):
                 return row
         return None
+
+    def multiples(self, purchased: PurchasedPolicy) -> dict[str, Estimate | None]:
+        """Return by recipe the multiple of the expert rule's success, over all customers."""
+        return {
+            row.recipe: row.multiple
+            for row in self.success
+            if (row.purchased, row.dimension) == (purchased, "all")
+        }
 
     @property
     def policies(self) -> list[PurchasedPolicy]:

@@ -42,7 +42,7 @@ _HEAD, _TAIL = 0.2, 0.5  # the fifth that sold most, the half that sold least
 
 _LISTS, _ROWS, _FACTS = "lists.parquet", "candidates.parquet", "facts.json"
 #: Changes whenever the same data, recipe and origin would give other files.
-FORMAT: Final = 1
+FORMAT: Final = 2
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Ground:
 
     ``window`` asks the buyers among the ``candidates`` only; ``profiles`` (products, customers) says who had bought
     what before, ``sold`` (products,) how often, ``kinds`` (products,) the category, −1 for none, and ``tiers``
-    (products,) is the place in ``TIERS`` by sales before the origin, all in terms of the catalog.
+    (products,) is the place in ``TIERS`` by sales before the origin, all in terms of the catalog. ``measured`` (rows,)
+    says of which candidates measures were known at the origin; None where the shop measures nothing.
     """
 
     window: Window
@@ -60,10 +61,21 @@ class Ground:
     sold: NDArray[np.int64]
     kinds: NDArray[np.int64]
     tiers: NDArray[np.int64]
+    measured: NDArray[np.bool_] | None = None
 
     @classmethod
-    def of(cls, window: Window, catalog: Catalog, known: Collection[str]) -> Ground:
-        """Prepare the ground: ``window`` with all its buyers, the catalog and the customers known at its beginning."""
+    def of(
+        cls,
+        window: Window,
+        catalog: Catalog,
+        known: Collection[str],
+        *,
+        measured: Collection[str] | None = None,
+    ) -> Ground:
+        """Prepare the ground: ``window`` with all its buyers, the catalog, and whom the shop knew at its beginning.
+
+        ``measured`` are the customers of whom measures were known then; None where the shop measures nothing.
+        """
         candidates = Candidates.draw(window, catalog, known)
         asked = window.purchases[s.CUSTOMER_ID].isin(candidates.buyers)
         before = window.bought_before
@@ -82,6 +94,7 @@ class Ground:
             sold=sold,
             kinds=kinds.astype(np.int64),
             tiers=_tiers(sold),
+            measured=None if measured is None else np.isin(candidates.customers, list(measured)),
         )
 
     @property
@@ -143,7 +156,13 @@ def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int,
         Length of the window: chances of a purchase are held against what happened only where they are of as many days.
     """
     scored = score(recommender, ground.candidates)
-    card = scorecard(ground.candidates, scored, existing=ground.existing, horizon_days=horizon_days)
+    card = scorecard(
+        ground.candidates,
+        scored,
+        existing=ground.existing,
+        measured=ground.measured,
+        horizon_days=horizon_days,
+    )
     judged = [
         evaluate(recommender, ground.window, name=name, k=k, policy=policy)
         for policy in POLICIES

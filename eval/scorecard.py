@@ -6,7 +6,7 @@ are asked of scores that claim to be chances of a purchase, of no others.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,12 +24,15 @@ Floats = NDArray[np.float64]
 AUC: Final = "auc"
 AUC_ALL: Final = "auc_all"
 AUC_CLASS: Final = "auc_class"
+AUC_NEWCOMERS: Final = "auc_newcomers"
 LOGLOSS: Final = "logloss"
 BASE_RATE: Final = "base_rate"
 TOP_SCORE: Final = "top_score"
 WEIGHT: Final = s.WEIGHT
 #: Ends of the ten bins of calibration: chances are small, so that of bins of equal width all but one were empty.
 BIN_ENDS: Final = (0.0, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+#: Ends of ten bins of equal width, the customary ones.
+EQUAL_ENDS: Final = tuple(round(step / 10, 1) for step in range(11))
 #: Where on the curve of gains the points lie: shares of the customers contacted.
 CONTACTS: Final = tuple(round(step / 100, 2) for step in range(101))
 _LEAST: Final = 1e-7  # a chance of exactly nothing would be infinitely wrong once
@@ -42,9 +45,9 @@ class Scorecard:
     ``within`` has, by purchased policy, one AUC a buyer (index: customer_id): a product that was bought above one
     that was not, among the customer's own candidates. ``rows`` has one row a known customer: ``auc_all`` and
     ``auc_class``, whose plain means are the AUC of all pairs and of those within new and within existing customers;
-    ``logloss`` and ``base_rate``, whose means go by ``weight``; and ``top_score``. ``gains`` is the share of buyers
-    reached at each of ``CONTACTS``, ``buyers`` how many there are. ``calibration`` is (bins, 3), see
-    ``calibration_bins``.
+    ``auc_newcomers``, the same within new customers with measures and within those without; ``logloss`` and
+    ``base_rate``, whose means go by ``weight``; and ``top_score``. ``gains`` is the share of buyers reached at each of
+    ``CONTACTS``, ``buyers`` how many there are. ``calibration`` is (bins, 3), see ``calibration_bins``.
     """
 
     within: Mapping[PurchasedPolicy, pd.Series[float]]
@@ -55,20 +58,29 @@ class Scorecard:
 
 
 def scorecard(
-    asked: Candidates, scored: Scored, *, existing: NDArray[np.bool_], horizon_days: int
+    asked: Candidates,
+    scored: Scored,
+    *,
+    existing: NDArray[np.bool_],
+    measured: NDArray[np.bool_] | None = None,
+    horizon_days: int,
 ) -> Scorecard:
-    """Judge scores by purchases within ``horizon_days``; ``existing`` (rows,) tells who bought before the origin."""
+    """Judge scores by purchases within ``horizon_days``.
+
+    ``existing`` (rows,) tells who bought before the origin, ``measured`` (rows,) of whom measures were known there;
+    None where the shop measures nothing.
+    """
     known = asked.known
     weights = asked.row_weight[known, None] * asked.column_weight
     across, bought = scored.across[known], asked.bought[known]
     rows = pd.DataFrame(index=pd.Index(np.array(asked.customers, dtype=object)[known], name=s.CUSTOMER_ID))
     rows[WEIGHT] = asked.row_weight[known]
     rows[AUC_ALL] = clustered_auc(across, bought, weights)
-    rows[AUC_CLASS] = rows[AUC_ALL]
     old = existing[known]
-    if old.any() and not old.all():
-        for one in (old, ~old):
-            rows.loc[one, AUC_CLASS] = clustered_auc(across[one], bought[one], weights[one])
+    rows[AUC_CLASS] = _areas(across, bought, weights, (old, ~old))
+    told = None if measured is None else measured[known]
+    kinds = () if told is None else (~old & told, ~old & ~told)
+    rows[AUC_NEWCOMERS] = _areas(across, bought, weights, kinds)
     rows[LOGLOSS] = np.nan
     rows[BASE_RATE] = np.average(bought, axis=1, weights=asked.column_weight)
     rows[TOP_SCORE] = across.max(axis=1, initial=-np.inf) if across.shape[1] else np.nan
@@ -78,6 +90,17 @@ def scorecard(
         calibration = calibration_bins(across, bought, weights)
     gains, buyers = gains_curve(across, bought, asked.row_weight[known])
     return Scorecard(_within(asked, scored), rows, gains, buyers, calibration)
+
+
+def _areas(
+    scores: Floats, bought: NDArray[np.bool_], weights: Floats, kinds: Sequence[NDArray[np.bool_]]
+) -> Floats:
+    """Return one value a row (rows,) whose plain mean within each of ``kinds`` (rows,) is the AUC of its pairs."""
+    found = np.full(len(scores), np.nan)
+    for one in kinds:
+        if one.any():
+            found[one] = clustered_auc(scores[one], bought[one], weights[one])
+    return found
 
 
 def _within(asked: Candidates, scored: Scored) -> dict[PurchasedPolicy, pd.Series[float]]:
@@ -102,14 +125,31 @@ def logloss(chances: Floats, bought: NDArray[np.bool_], weights: Floats) -> Floa
 
     Natural logarithm; Good, JRSS B 14 (1952). Chances nearer than 1e-7 to none or certainty count as that far.
     """
+    return np.asarray(np.average(log_losses(chances, bought), axis=1, weights=weights))
+
+
+def log_losses(chances: Floats, bought: NDArray[np.bool_]) -> Floats:
+    """Return minus the log of the chance of what happened, of each pair (any shape); see ``logloss``."""
     p = np.clip(chances, _LEAST, 1 - _LEAST)
-    return np.asarray(np.average(-np.where(bought, np.log(p), np.log1p(-p)), axis=1, weights=weights))
+    return np.asarray(-np.where(bought, np.log(p), np.log1p(-p)))
 
 
-def calibration_bins(chances: Floats, bought: NDArray[np.bool_], weights: Floats) -> Floats:
-    """Return (bins, 3): the weight of the pairs in each bin, the sums of their chances and of their purchases."""
-    which = np.clip(np.searchsorted(BIN_ENDS, chances.ravel(), side="right") - 1, 0, len(BIN_ENDS) - 2)
-    size, weight = len(BIN_ENDS) - 1, weights.ravel()
+def entropy(rate: float) -> float:
+    """Return the logloss of always saying ``rate``, where it is right."""
+    if not 0 < rate < 1:
+        return 0.0
+    return float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+
+
+def calibration_bins(
+    chances: Floats, bought: NDArray[np.bool_], weights: Floats, *, ends: Sequence[float] = BIN_ENDS
+) -> Floats:
+    """Return (bins, 3): the weight of the pairs in each bin, the sums of their chances and of their purchases.
+
+    Bins are half-open between ``ends``, the last one closed.
+    """
+    which = np.clip(np.searchsorted(ends, chances.ravel(), side="right") - 1, 0, len(ends) - 2)
+    size, weight = len(ends) - 1, weights.ravel()
     columns = (weight, weight * chances.ravel(), weight * bought.ravel())
     return np.column_stack([np.bincount(which, weights=column, minlength=size) for column in columns])
 

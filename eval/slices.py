@@ -72,6 +72,12 @@ class Facts:
             attributes=customers,
         )
 
+    def measured_before(self, at: datetime) -> list[str] | None:
+        """Return of whom anything had been measured before an instant; None where the shop measures nothing."""
+        if self.measured.empty:
+            return None
+        return [str(customer) for customer in self.measured.index[self.measured < at]]
+
     def known(self, at: datetime) -> list[str]:
         """Return who had left any trace before an instant, in order: something done, measured, or signed."""
         traces = (self.seen, self.measured, self.signed_up)

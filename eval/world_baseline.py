@@ -52,7 +52,7 @@ def baseline(truth: Truth, customer: IntArray, *, at: IntArray, columns: IntArra
     config = truth.config
     hidden = truth.customers.iloc[customer]
     until = np.minimum(presence(truth)[1][customer], at + config.response_days * DAY)
-    visits = hidden[VISITS_PER_DAY].to_numpy() * _traffic(truth, at, np.maximum(until, at))
+    visits = hidden[VISITS_PER_DAY].to_numpy() * traffic_days(truth, at, np.maximum(until, at))
     looks = hidden[LOOKS_PER_VISIT].to_numpy()
     sensitivity = hidden[PRICE_SENSITIVITY].to_numpy()[:, None]
     now = int(at.min()) + config.response_days * DAY // 2
@@ -76,8 +76,8 @@ def baseline(truth: Truth, customer: IntArray, *, at: IntArray, columns: IntArra
     return np.where(until > at, chance, 0.0)
 
 
-def _traffic(truth: Truth, since: IntArray, until: IntArray) -> FloatArray:
-    """Days between instants, each counted by its relative traffic."""
+def traffic_days(truth: Truth, since: IntArray, until: IntArray) -> FloatArray:
+    """Return the days between instants (seconds since 1970), each counted by its relative traffic."""
     first = to_instant(truth.config.starts_at) // DAY
     days = np.arange(first, to_instant(truth.config.ends_at) // DAY + 2)
     total = np.concatenate([[0.0], np.cumsum(rhythm(days, truth.config))])

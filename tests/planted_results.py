@@ -10,6 +10,7 @@ import pandas as pd
 
 from eval.metrics import HR
 from eval.pooled import AtOrigin, Pooled, pool
+from eval.published import beside_published
 from eval.results import (
     Data,
     Drift,
@@ -25,8 +26,8 @@ from eval.results import (
     Shown,
 )
 from eval.rolling import LIST_METRICS, POLICY, SHOWN, Judged
-from eval.scorecard import AUC_ALL, AUC_CLASS, BASE_RATE, CONTACTS, LOGLOSS, TOP_SCORE, WEIGHT
-from eval.slices import STANDING
+from eval.scorecard import AUC_ALL, AUC_CLASS, AUC_NEWCOMERS, BASE_RATE, CONTACTS, LOGLOSS, TOP_SCORE, WEIGHT
+from eval.slices import NEWCOMERS, STANDING, WITH_MEASURES, WITHOUT_MEASURES
 from eval.verdict import verdict
 from feature_repo import schema as s
 
@@ -46,6 +47,7 @@ def judged(
             WEIGHT: 1.0,
             AUC_ALL: ndcg,
             AUC_CLASS: ndcg,
+            AUC_NEWCOMERS: ndcg,
             LOGLOSS: np.nan,
             BASE_RATE: 0.25,
             TOP_SCORE: 0.0,
@@ -63,12 +65,22 @@ def origins(by_recipe: dict[str, list[np.ndarray]], customers: list[list[str]]) 
     found = []
     for place, names in enumerate(customers):
         labels = pd.DataFrame(
-            {STANDING: ["new" if name.startswith("n") else "existing" for name in names]},
+            {
+                STANDING: ["new" if name.startswith("n") else "existing" for name in names],
+                NEWCOMERS: [_measured(name) for name in names],
+            },
             index=pd.Index(names, name=s.CUSTOMER_ID),
         )
         recipes = {recipe: judged(values[place], names) for recipe, values in by_recipe.items()}
         found.append(AtOrigin(START + timedelta(weeks=place), recipes, labels))
     return found
+
+
+def _measured(name: str) -> str | None:
+    """Of new customers of odd number there are measures."""
+    if not name.startswith("n"):
+        return None
+    return WITH_MEASURES if int(name[1:]) % 2 else WITHOUT_MEASURES
 
 
 def pooled(by_recipe: dict[str, list[np.ndarray]], customers: list[list[str]]) -> Pooled:
@@ -120,13 +132,30 @@ def results(
     if probabilities:
         described[1] = described[1].model_copy(update={"chance_days": 7})
     at = [run.at for run in runs]
+    infos_of = [
+        OriginInfo(
+            at=instant,
+            end=instant + timedelta(days=7),
+            buyers=80,
+            judged=80,
+            new=16,
+            purchases=300,
+            unseen=0.01,
+            known_customers=500,
+            products_on_sale=60,
+            candidates="500 of 500 known customers × 60 of 60 products on sale: all of them",
+        )
+        for instant in at
+    ]
+    told = verdict(described, SETTING, found.lists, found.comparisons, found.candidates)
     shown = {
         recipe: [Shown(product_id="p1", name=name, hit=True), Shown(product_id="p2", name="Tea", hit=False)]
         for recipe in means
     }
     estimate = Estimate(mean=0.3, low=0.2, high=0.4)
     return Results(
-        verdict=verdict(described, SETTING, found.lists, found.comparisons, found.candidates),
+        verdict=told,
+        beside_published=beside_published(told.winner, found, infos_of, k=SETTING.k),
         run=Run(
             made_at=START + timedelta(days=60),
             command="nextbest evaluate 'my shop' --origins 4",
@@ -144,21 +173,7 @@ def results(
         ),
         setting=SETTING,
         recipes=described,
-        origins=[
-            OriginInfo(
-                at=instant,
-                end=instant + timedelta(days=7),
-                buyers=80,
-                judged=80,
-                new=16,
-                purchases=300,
-                unseen=0.01,
-                known_customers=500,
-                products_on_sale=60,
-                candidates="500 of 500 known customers × 60 of 60 products on sale: all of them",
-            )
-            for instant in at
-        ],
+        origins=infos_of,
         examples=[
             Example(
                 customer_id="e001",

@@ -16,6 +16,7 @@ from eval.evaluate import Window
 from eval.scorecard import (
     AUC_ALL,
     AUC_CLASS,
+    AUC_NEWCOMERS,
     BASE_RATE,
     BIN_ENDS,
     CONTACTS,
@@ -161,6 +162,22 @@ def test_scorecard_by_hand() -> None:
     # chances within seven days say nothing of what is bought within fourteen
     later = scorecard(asked, scored, existing=np.array([True, False, True]), horizon_days=14)
     assert later.calibration is None and later.rows[LOGLOSS].isna().all()
+
+
+def test_newcomers_are_judged_among_their_kind() -> None:
+    bought = np.array([[True, False], [False, True], [True, False], [False, True]])
+    across = np.array([[0.9, 0.8], [0.2, 0.1], [0.3, 0.4], [0.5, 0.6]])
+    asked, scored = planted(bought, across, known=[True] * 4)
+    existing, measured = np.array([True, False, False, False]), np.array([True, True, True, False])
+    card = scorecard(asked, scored, existing=existing, measured=measured, horizon_days=7)
+    areas = card.rows[AUC_NEWCOMERS]
+    assert np.isnan(areas["c0"])
+    # c1 and c2: purchases at .1 and .3 beside .2 and .4; c3: .6 above .5
+    assert areas[["c1", "c2"]].mean() == pytest.approx(1 / 4)
+    assert areas["c3"] == 1.0
+    bare = scorecard(asked, scored, existing=existing, horizon_days=7)
+    assert bare.rows[AUC_NEWCOMERS].isna().all()
+    pd.testing.assert_series_equal(bare.rows[AUC_CLASS], card.rows[AUC_CLASS])
 
 
 def test_a_ranker_gives_chances_within_its_horizon() -> None:

@@ -7,9 +7,10 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
+from eval.evaluate import ALL
 from eval.metrics import NDCG
 from eval.results import Verdict
-from eval.slices import STANDING
+from eval.slices import NEWCOMERS, STANDING, WITH_MEASURES, WITHOUT_MEASURES
 from eval.verdict import verdict
 from tests.planted_results import SETTING, START, infos, pooled
 
@@ -34,7 +35,7 @@ def test_pooling_by_hand() -> None:
     assert (difference.better, difference.worse) == ("als", "expert")
     assert difference.difference.mean == pytest.approx(whole.metrics[NDCG].mean / 2, abs=1e-6)
     assert difference.p == pytest.approx(2 / 401, abs=1e-6) and difference.p_holm == difference.p
-    multiples = {row.recipe: row.multiple for row in found.success}
+    multiples = {row.recipe: row.multiple for row in found.success if row.dimension == ALL}
     assert multiples["als"] is not None and multiples["als"].mean == pytest.approx(2.0)
     assert multiples["expert"] is not None and multiples["expert"].mean == 1.0
     assert found.gains[0].contacts_for_80 == pytest.approx(0.8) and found.gains[0].lift["5 %"] == 1.0
@@ -44,6 +45,27 @@ def test_pooling_by_hand() -> None:
     constant = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
     assert candidates["als", "all", None].logloss_constant == pytest.approx(constant, abs=1e-6)
     assert candidates["als", "all", None].auc is not None
+
+
+def test_newcomers_with_and_without_measures_are_told_apart() -> None:
+    # 12 newcomers with measures (odd numbers) and 12 without, of whom the expert rule serves the first half as well
+    names = [f"n{i:02d}" for i in range(24)]
+    odd = np.arange(24) % 2 == 1
+    found = pooled({"als": [np.where(odd, 0.4, 0.2)], "expert": [np.where(odd, 0.2, 0.2)]}, [names])
+    areas = {row.value: row.auc for row in found.candidates if row.recipe == "als" and row.at is None}
+    assert set(areas) == {"all", "new", "new with measures", "new without measures"}
+    assert areas["new with measures"] is not None and areas["new with measures"].mean == pytest.approx(0.4)
+    assert areas["new without measures"] is not None
+    assert areas["new without measures"].mean == pytest.approx(0.2)
+    times = {(row.dimension, row.value): row.multiple for row in found.success if row.recipe == "als"}
+    assert {key: one.mean for key, one in times.items() if one is not None} == pytest.approx(
+        {
+            (ALL, ALL): 1.5,
+            (STANDING, "new"): 1.5,
+            (NEWCOMERS, WITH_MEASURES): 2.0,
+            (NEWCOMERS, WITHOUT_MEASURES): 1.0,
+        }
+    )
 
 
 def told(means: dict[str, float], *, models: int, noise: float = 0.02, customers: int = 200) -> Verdict:

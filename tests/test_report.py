@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from eval.published import TABLE, least_share_taken, why_compare
 from eval.report.charts import over_origins
 from eval.report.index import write_index
 from eval.report.look import Look, interval, p_value, percent
 from eval.report.page import render_report, write_report
-from eval.report.published import TABLE, least_share_taken, why_compare
 from eval.report.svg import Line, Range, lines, ranges
 from eval.results import Estimate, Results
+from eval.slices import STANDING
 from tests.planted_results import results
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -78,7 +79,7 @@ def test_the_page_says_what_the_results_hold(found: Results) -> None:
         "Leaderboard",
         "Over time",
         "For whom",
-        "Beside published figures",
+        "Beside a published bank system",
         "Campaigns: whom to contact",
         "Calibration: are chances true?",
         "long tail",
@@ -88,6 +89,7 @@ def test_the_page_says_what_the_results_hold(found: Results) -> None:
         "Reproduce",
     ):
         assert heading in text
+    assert "als-ranked by group: only what is new to the customer" in text
     assert "published by a bank 0.89 0.45 0.78 0.80 0.73 0.32 0.92 0.38 0.88" in text
 
 
@@ -180,6 +182,28 @@ def test_the_published_logloss_belongs_to_one_in_six() -> None:
     assert least_share_taken(0.73) == 0.5
     told = why_compare(products=3808, base_rate=0.0007, has_chances=True)
     assert "one in 6 or more" in told and "one in 1,429 is" in told and "3,808" in told
+    # H(.0007) = .0007 · 7.2644 + .9993 · .00070025, on paper
+    assert "hold ours against is 0.0058" in told
+
+
+def test_the_winner_stands_beside_the_bank_group_by_group(found: Results, tmp_path: Path) -> None:
+    held = found.beside_published
+    assert (held.recipe, held.published_times_expert) == ("als-ranked", 10)
+    ours = {one.group: one for one in held.ours if one.purchased == "exclude"}
+    assert list(ours) == ["all", "new", "new with measures", "new without measures", "existing"]
+    assert ours["new"].rows == ours["new with measures"].rows + ours["new without measures"].rows == 64
+    for group, one in ours.items():
+        pairs = next(c for c in found.candidates if (c.recipe, c.value, c.at) == (held.recipe, group, None))
+        assert (one.auc, one.logloss, one.base_rate) == (pairs.auc, pairs.logloss, pairs.base_rate)
+        assert one.logloss is not None and one.logloss.mean == pytest.approx(0.4)
+        assert one.times_expert is not None and one.f1 == one.mrr
+    score = found.score(held.recipe, "exclude", dimension=STANDING, value="new")
+    assert score is not None and ours["new"].mrr == score.metrics["mrr"]
+    text = text_of(render_report(found))
+    assert f"new: nothing bought before 64 {ours['new'].auc.mean:.2f} 0.4000 0.5623 1 in 4" in text  # type: ignore[union-attr]
+    assert "with measures 32" in text and "without measures 32" in text
+    found.write(tmp_path)
+    assert Results.read(tmp_path / "results.json").beside_published == held
 
 
 def test_a_line_is_drawn_where_its_points_are() -> None:

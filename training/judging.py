@@ -108,7 +108,8 @@ class Judge:
             data = TrainingSet.load(
                 self.tables, self.store, origin.at, also=[*known, *window.purchases[s.CUSTOMER_ID].unique()]
             )
-            ground = Ground.of(window, data.catalog, known)
+            measured = self.facts.measured_before(origin.at)
+            ground = Ground.of(window, data.catalog, known, measured=measured)
             info = _told(origin, window, ground)
             _write(self.kept.of_origin(origin), info.model_dump_json())
             for recipe in missing:

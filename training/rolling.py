@@ -22,6 +22,7 @@ from eval.drift import drift, previous, profiles, snapshot
 from eval.evaluate import Window
 from eval.examples import examples
 from eval.pooled import RESAMPLES, AtOrigin, pool
+from eval.published import beside_published
 from eval.results import Data, Drift, Example, ListScore, OriginInfo, RecipeInfo, Results, Run, Setting
 from eval.scorecard import TOP_SCORE
 from eval.slices import Facts, labels, told_labels
@@ -167,6 +168,7 @@ def roll(
             recipes=described,
             origins=infos,
             verdict=told,
+            beside_published=beside_published(told.winner, pooled, infos, k=plan.k),
             examples=_examples(judge, origins[-1], runs[-1], leader=told.winner),
             drift=moved,
             profiles=own,

@@ -20,9 +20,8 @@ from eval.report.look import (
     percent,
     pooled_scores,
 )
-from eval.report.published import MOST_TIMES_THE_EXPERT, TABLE, why_compare
 from eval.report.svg import Range, ranges
-from eval.results import Estimate, ListScore, RecipeInfo, Results
+from eval.results import CandidateScore, Estimate, Group, ListScore, OwnGroup, RecipeInfo, Results
 from eval.scorecard import AUC
 from eval.slices import STANDING
 from serving.recommender import PurchasedPolicy
@@ -32,6 +31,13 @@ _WHERE: Final[dict[PurchasedPolicy, str]] = {
     "exclude": "where only what is new to the customer counts",
     "allow": "where products bought before may be shown",
     "due": "where products bought before are shown when due",
+}
+_GROUPS: Final[dict[Group, str]] = {
+    "all": "all",
+    "new": "new: nothing bought before",
+    "new with measures": "with measures",
+    "new without measures": "without measures",
+    "existing": "existing",
 }
 _EXPLAINED: Final[dict[PurchasedPolicy, str]] = {
     "exclude": "Products the customer bought before are neither shown nor counted.",
@@ -44,7 +50,7 @@ def boards(results: Results, look: Look) -> list[dict[str, Any]]:
     """Return a leaderboard for each purchased policy."""
     k, told = results.setting.k, []
     for policy in results.policies:
-        multiples = {row.recipe: row.multiple for row in results.success if row.purchased == policy}
+        multiples = results.multiples(policy)
         beyond = {row.recipe: row for row in results.beyond if row.purchased == policy}
         rows = sorted(pooled_scores(results, policy, look), key=lambda row: -row.metrics[NDCG].mean)
         chart = ranges(
@@ -167,22 +173,23 @@ def slices(results: Results, look: Look) -> list[dict[str, Any]]:
 
 
 def published(results: Results, look: Look) -> dict[str, Any]:
-    """Return the published table beside ours."""
+    """Return the published table beside ours: recipes by group, and the winner's own figures group by group."""
+    held = results.beside_published
+    groups = [one.group for one in held.published]
+    policy: PurchasedPolicy = "allow" if "allow" in results.policies else results.policies[0]
     rows: list[dict[str, Any]] = [
         {
             "who": "published by a bank",
             "cells": [
                 {"auc": number(one.auc, 2), "logloss": number(one.logloss, 2), "mrr": number(one.mrr, 2)}
-                for one in TABLE.values()
+                for one in held.published
             ],
             "is_theirs": True,
         }
     ]
-    policy: PurchasedPolicy = "allow" if "allow" in results.policies else results.policies[0]
-    marked = False
     for name in look.drawn:
         cells = []
-        for group in TABLE:
+        for group in groups:
             one = next(
                 (c for c in results.candidates if (c.recipe, c.value, c.at) == (name, group, None)), None
             )
@@ -191,34 +198,61 @@ def published(results: Results, look: Look) -> dict[str, Any]:
                 if group == ALL
                 else results.score(name, policy, dimension=STANDING, value=group)
             )
-            area = None if one is None or one.rows < _SMALL else one.auc
-            within = None if part is None else part.metrics.get(AUC)
-            is_within = area is None and within is not None
-            marked = marked or is_within
             cells.append(
                 {
-                    "auc": mean(area or within, 2) + ("*" if is_within else ""),
+                    "auc": _area(one, None if part is None else part.metrics.get(AUC)),
                     "logloss": "–" if one is None or one.logloss is None else mean(one.logloss, 4),
                     "mrr": "–" if part is None else mean(part.metrics.get(MRR), 2),
                 }
             )
         rows.append({"who": name, "cells": cells, "is_theirs": False})
-    whole = next(c for c in results.candidates if c.value == ALL and c.at is None)
-    best = [row for row in results.success if row.recipe == look.winner and row.multiple is not None]
+    own = [_own(one) for one in held.ours if one.purchased == policy]
+    success = [
+        (one.purchased, one.times_expert) for one in held.ours if one.group == ALL and one.times_expert
+    ]
     return {
-        "groups": list(TABLE),
+        "groups": groups,
         "rows": rows,
-        "marked": marked,
-        "why": why_compare(
-            products=results.origins[-1].products_on_sale,
-            base_rate=whole.base_rate,
-            has_chances=bool(results.calibration),
-        ),
+        "own": own,
+        "own_title": TITLES[policy].lower(),
+        "marked": any("*" in cell["auc"] for row in rows for cell in row["cells"])
+        or any("*" in cell for row in own for cell in row["cells"]),
+        "why": held.why,
         "success": [
-            {"title": _WHERE[row.purchased], "multiple": f"{interval(row.multiple, 2)} ×"} for row in best
+            {"title": _WHERE[purchased], "multiple": f"{interval(multiple, 2)} ×"}
+            for purchased, multiple in success
         ],
-        "most": f"{MOST_TIMES_THE_EXPERT:g}",
-        "k": results.setting.k,
+        "most": f"{held.published_times_expert:g}",
+        "k": held.k,
+    }
+
+
+def _area(pairs: CandidateScore | OwnGroup | None, within: Estimate | None) -> str:
+    """Write the AUC of all pairs; where too few such customers were known beforehand, with * that within customers."""
+    asked = 0 if pairs is None else pairs.asked if isinstance(pairs, OwnGroup) else pairs.rows
+    area = None if pairs is None or asked < _SMALL else pairs.auc
+    return mean(area or within, 2) + ("*" if area is None and within is not None else "")
+
+
+def _own(one: OwnGroup) -> dict[str, Any]:
+    """Return the row of a group of customers."""
+    return {
+        "group": _GROUPS[one.group],
+        "is_part": one.group not in ("all", "new", "existing"),
+        "is_small": one.rows < _SMALL,
+        "rows": one.rows,
+        "cells": [
+            _area(one, one.auc_within),
+            mean(one.logloss, 4),
+            "–" if one.logloss_constant is None else number(one.logloss_constant, 4),
+            f"1 in {1 / one.base_rate:,.0f}" if one.base_rate else "–",
+            mean(one.mrr, 2),
+            mean(one.precision, 3),
+            mean(one.recall, 3),
+            mean(one.f1, 3),
+            "–" if one.hr is None else percent(one.hr.mean),
+            "–" if one.times_expert is None else f"{interval(one.times_expert, 2)} ×",
+        ],
     }
 
 

@@ -78,7 +78,7 @@ def rolling_leaderboard(results: Results, policy: PurchasedPolicy) -> Table:
     columns = (f"NDCG@{k}", f"HR@{k}", f"MRR@{k}", "AUC", "NDCG existing", "NDCG new", "× expert", "coverage")
     for column in columns:
         table.add_column(column, justify="right")
-    multiples = {row.recipe: row.multiple for row in results.success if row.purchased == policy}
+    multiples = results.multiples(policy)
     beyond = {row.recipe: row for row in results.beyond if row.purchased == policy}
     rows = [row for recipe in results.recipes if (row := results.score(recipe.name, policy)) is not None]
     for row in sorted(rows, key=lambda row: -row.metrics[NDCG].mean):

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from feature_repo import schema as s
 from feature_repo.behaviour import FRESH, PAIR, Behaviour, RecentFeatures, Shelf
-from feature_repo.names import NEVER_DAYS
+from feature_repo.names import NEVER_DAYS, RANKED_PRODUCTS
 from feature_repo.recent import DAY_US, to_micros
 from serving.bundle import Bundle
 from serving.sources import Vectors
@@ -34,8 +34,10 @@ SEGMENT: Final = ("segment.place",)
 FRESHEST: Final = tuple(f"fresh.{name}" for name in FRESH)
 CUSTOMER: Final = "customer."
 PRODUCT: Final = "product."
-#: The features of a customer with a product that every shop has, in the order of the columns; products' own follow.
+#: The features of a customer with a product, in the order of the columns; products' own follow.
 FIXED: Final = (*RETRIEVAL, *OWN, *PAIRS, *SEGMENT)
+PRODUCTS: Final = (f"{PRODUCT}popular_share", *(PRODUCT + name for name in RANKED_PRODUCTS))
+FEATURES: Final = (*FIXED, *PRODUCTS)
 
 
 class RankingFeatures:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from eval.benchmarks import shop_ranker
 from eval.placement import auc
 from eval.slices import Facts
 from eval.world import WorldConfig, simulate
@@ -272,3 +273,15 @@ def test_what_was_shown_is_learnt_from(data: TrainingSet, bundle: Bundle, tmp_pa
     with Tables.open(tmp_path) as tables:
         outcome = Outcome.of(tables, bundle, at, end)
     assert {customer: rows.tolist() for customer, rows in outcome.shown.items()} == {"x": [4]}
+
+
+def test_the_drawn_ranker_is_as_large_as_the_one_that_ships() -> None:
+    shipped = RankerConfig()
+    drawn = (shop_ranker.TREES, shop_ranker.LEAVES, shop_ranker.CANDIDATES)
+    assert drawn == (shipped.trees, shipped.leaves, shipped.candidates)
+    assert (fit.CHANCE_TREES, fit.CHANCE["num_leaves"]) == (
+        shop_ranker.CHANCE_TREES,
+        shop_ranker.CHANCE_LEAVES,
+    )
+    default = next(recipe for recipe in TrainConfig.default().recipes if recipe.ranker is not None)
+    assert default.ranker == shipped

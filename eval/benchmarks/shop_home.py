@@ -21,6 +21,7 @@ from feast import FeatureStore
 from numpy.typing import NDArray
 
 from eval.benchmarks.shop import Shop
+from eval.benchmarks.shop_ranker import with_ranker
 from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.build import FeatureSet
@@ -56,10 +57,11 @@ _SHARES: Final = (0.5, 0.3, 0.2)
 _NAMES: Final = ("one", "two", "three")
 _SEGMENT_FAVOURITES: Final = 100
 _GOLDEN: Final = 8
+_LEARNT: Final = 400  # customers that a ranker learns from
 _BLOCK: Final = 10_000  # customers written at a time: bounds the memory
 
 
-def publish(shop: Shop, bundles: Path, *, seed: int) -> str:
+def publish(shop: Shop, bundles: Path, *, seed: int, ranker: bool = False) -> str:
     """Make the bundle of ``shop`` with its golden answers, save it below ``bundles`` and return its version."""
     bundle = _bundle(shop, seed=seed)
     assert bundle.vectors is not None
@@ -68,6 +70,9 @@ def publish(shop: Shop, bundles: Path, *, seed: int) -> str:
     manifest = bundle.manifest.model_copy(update={"index": chosen.to_json()})
     bundle = replace(bundle, manifest=manifest, index=chosen.index)
     at = shop.as_of
+    if ranker:
+        learnt = [state(shop, row) for row in range(min(shop.size.customers, _LEARNT))]
+        bundle = with_ranker(bundle, shop, learnt, seed=seed)
     rows = np.linspace(0, shop.size.customers - 1, num=_GOLDEN, dtype=int).tolist()
     cases = [(Query(at=at), state(shop, row)) for row in rows]
     cases.append((Query(at=at, context=tuple(shop.catalog.ids[:3])), CustomerState()))

@@ -36,6 +36,8 @@ STORES: Final = (REDIS, SQLITE)
 class DrawnShop:
     """Which shop to draw, at which instant, and on which online stores (``STORES``) its customers are.
 
+    With ``ranker`` its bundle has one of the size that ships.
+
     Raises
     ------
     ConfigError
@@ -45,6 +47,7 @@ class DrawnShop:
     size: Size
     now: datetime
     stores: tuple[str, ...] = STORES
+    ranker: bool = False
 
     def __post_init__(self) -> None:
         if not self.stores or not set(self.stores) <= set(STORES) or len(set(self.stores)) < len(self.stores):
@@ -135,13 +138,14 @@ def drawn_site(
         began = time.perf_counter()
         shop = draw_shop(drawn.size, seed=seed, at=drawn.now)
         bundles = directory / "bentoml" / "models" / "nextbest"
-        version = publish(shop, bundles, seed=seed)
+        version = publish(shop, bundles, seed=seed, ranker=drawn.ranker)
         bring_online(shop, [own.store for own in stores.values()], seed=seed, progress=progress)
         for own in stores.values():
             live.publish(own.live, own.slot, version)
         told = {
             "bundle": f"nextbest:{version}",
             **asdict(drawn.size),
+            "ranker": drawn.ranker,
             "build_seconds": round(time.perf_counter() - began, 1),
         }
         yield Site(stores, bundles, version, _requests(shop, count=requests, seed=seed), told)

@@ -58,6 +58,9 @@ def serving_command(
     dimensions: Annotated[int | None, typer.Option(help="Of its vectors. [default: 64]")] = None,
     customers: Annotated[int | None, typer.Option(help="Its customers. [default: 200000]")] = None,
     history: Annotated[int | None, typer.Option(help="Recent events of each. [default: 50]")] = None,
+    ranker: Annotated[
+        bool, typer.Option("--ranker", help="Give it a ranker of the size that ships, over 200 candidates.")
+    ] = False,
 ) -> None:
     """Measure the service on the live bundle, or on a drawn shop, beside services that return a constant answer."""
     from eval.benchmarks.serving import benchmark
@@ -68,11 +71,12 @@ def serving_command(
     given = {name: number for name, number in size.items() if number is not None}
     shop: DrawnShop | None = None
     if drawn:
-        shop = DrawnShop(Size(**given), datetime.now(UTC))
+        shop = DrawnShop(Size(**given), datetime.now(UTC), ranker=ranker)
         if store is not None:
             shop = replace(shop, stores=tuple(name.strip() for name in store.split(",")))
-    elif given or store is not None:
-        found = ", ".join(f"--{name}" for name in [*given, *(["store"] if store is not None else [])])
+    elif given or store is not None or ranker:
+        others = [name for name, is_given in (("store", store is not None), ("ranker", ranker)) if is_given]
+        found = ", ".join(f"--{name}" for name in [*given, *others])
         raise ConfigError(f"expected a drawn shop with {found}, found no --drawn; add it")
     with shown() as progress:
         result = benchmark(

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from eval.slices import Facts
-from feature_repo import names as v
 from serving.bundle import Bundle
 from serving.errors import DataError
 from serving.manifest import RankerSpec
 from serving.ranker import Calibration, Ranker, Trees
-from serving.ranking import CUSTOMER, FIXED, FRESHEST, PRODUCT, RankingFeatures
+from serving.ranking import CUSTOMER, FEATURES, FRESHEST, PRODUCT, PRODUCTS, RankingFeatures
 from serving.recommender import Recommender
 from serving.sources import Vectors
 from training.dataset import TrainingSet
@@ -36,11 +35,10 @@ Bools = NDArray[np.bool_]
 
 #: One customer in so many calibrates; the others fit the trees.
 _CALIBRATES: Final = 4
-POPULAR: Final = f"{PRODUCT}popular_share"
 #: Features by which a margin only rises, or only falls: a model's own order is not turned round by chance.
 _MONOTONE: Final = {"retrieval.z": 1, "retrieval.above": -1, "retrieval.lifted": 1}
-_CHANCE: Final = {"num_leaves": 8, "learning_rate": 0.2, "min_data_in_leaf": 500}
-_CHANCE_TREES: Final = 30
+CHANCE: Final = {"num_leaves": 8, "learning_rate": 0.2, "min_data_in_leaf": 500}
+CHANCE_TREES: Final = 30
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ def fit_ranker(
     spec = RankerSpec(
         horizon_days=config.horizon_days,
         candidates=config.candidates,
-        features=(*FIXED, POPULAR, *(PRODUCT + name for name in v.RANKED_PRODUCTS)),
+        features=FEATURES,
         customer=(*FRESHEST, *(CUSTOMER + name for name in _numeric(data.origin.customer_features))),
     )
     facts = Facts.of(data.origin.tables)
@@ -169,7 +167,7 @@ def product_matrix(data: TrainingSet, bundle: Bundle, spec: RankerSpec) -> Float
     """Return the product features (products, columns) of ``spec`` as known at the end of ``data``."""
     share = np.zeros(len(bundle.catalog))
     share[bundle.popular] = bundle.popular_scores
-    frame = data.product_features.assign(**{POPULAR.removeprefix(PRODUCT): share})
+    frame = data.product_features.assign(**{PRODUCTS[0].removeprefix(PRODUCT): share})
     names = [name.removeprefix(PRODUCT) for name in spec.features if name.startswith(PRODUCT)]
     return np.ascontiguousarray(frame[names].to_numpy(dtype=np.float32, na_value=np.nan))
 
@@ -220,10 +218,10 @@ def _chance(
     settings = {
         "objective": "binary",
         "monotone_constraints": [1] + [0] * examples.customer.shape[1],
-        **_CHANCE,
+        **CHANCE,
         **_settled(seed, threads),
     }
-    trees = Trees(lightgbm.train(settings, told, num_boost_round=_CHANCE_TREES).model_to_string())
+    trees = Trees(lightgbm.train(settings, told, num_boost_round=CHANCE_TREES).model_to_string())
     margins = trees.margins(np.ascontiguousarray(rows[calibrates]))
     return trees, calibrated(margins, examples.bought[calibrates], examples.weight[calibrates])
 

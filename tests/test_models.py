@@ -244,7 +244,7 @@ def test_matrix_and_fold_in_agree_when_the_history_is_whole(name: str) -> None:
     bundle = recommender.bundle
     for row, customer in enumerate(data.customers.ids):
         state = data.reader.read([customer], AS_OF)[0]
-        who = recommender._subject(Query(at=AS_OF, customer_id=customer), state)
+        who = recommender.subject(Query(at=AS_OF, customer_id=customer), state)
         folded = recommender._personal.vector(who)  # type: ignore[union-attr]
         np.testing.assert_allclose(folded, bundle.matrices["customers"][row], rtol=2e-2, atol=2e-3)
 

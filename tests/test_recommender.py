@@ -140,7 +140,7 @@ def test_personal_order_is_the_order_of_scores(query: Query, seen: list[tuple[st
     if personal:
         assert len(personal) == len(items), "vectors score every product"
         source = RECOMMENDER._personal
-        vector = source.vector(RECOMMENDER._subject(query, customer))  # type: ignore[union-attr]
+        vector = source.vector(RECOMMENDER.subject(query, customer))  # type: ignore[union-attr]
         allowed = sorted(passing(BUNDLE, query, customer))
         inner = sorted(
             (float(BUNDLE.vectors[BUNDLE.catalog.index[p]] @ vector) for p in allowed), reverse=True

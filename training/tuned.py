@@ -213,7 +213,7 @@ def _told(recipe: Recipe) -> dict[str, Any]:
         is_idle = name not in (recipe.model, *models) and value == Recipe.model_fields[name].get_default(
             call_default_factory=True
         )
-        if not (isinstance(value, Config) and is_idle):
+        if value is not None and not (isinstance(value, Config) and is_idle):
             told[name] = value.model_dump(mode="json") if isinstance(value, Config) else value
     return {**told, "popularity_days": recipe.popularity_days or 0}
 

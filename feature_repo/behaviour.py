@@ -22,7 +22,7 @@ from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
 Floats = NDArray[np.float64]
 Int32 = NDArray[np.int32]
 
-_NEVER_US: Final = np.iinfo(np.int64).min
+_NEVER_US: Final = -(2**62)  # so long ago that every difference still fits
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,19 @@ class _Counts:
 
 @dataclass(frozen=True)
 class Behaviour:
-    """What a history comes down to, whenever it is asked about; every event of it counts."""
+    """What a history comes down to, whenever it is asked about; every event of it counts.
+
+    ``of_products`` and ``of_categories`` are the tables of ``RecentFeatures`` but for the columns that time moves.
+    """
 
     history: History
     shelf: Shelf
+    purchases_at: NDArray[np.int64]
+    distinct: int
     products: _Counts
     categories: _Counts
+    of_products: Floats
+    of_categories: Floats
     mean_value: float
 
     @classmethod
@@ -159,49 +166,54 @@ class Behaviour:
         codes = history.places(shelf.index)
         categories = np.where(codes >= 0, shelf.category[codes], -1) if len(codes) else codes
         is_purchase = history.kinds == KIND_CODES[s.PURCHASE]
+        purchases = max(float(np.count_nonzero(is_purchase)), 1.0)
+        mine, kin = _Counts.of(codes, history), _Counts.of(categories.astype(np.int32), history)
+        again = mine.bought > 1
+        gap = np.zeros(len(mine.keys))
+        gap[again] = (mine.last_bought - mine.first_bought)[again] / DAY_US / (mine.bought[again] - 1)
+        none = np.zeros(len(gap))
+        of_product = (
+            *(mine.bought, mine.viewed, mine.returned, none, none),
+            *(gap, none, mine.bought / purchases),
+        )
+        of_category = (kin.bought, kin.viewed, kin.bought / purchases, np.zeros(len(kin.keys)))
         return cls(
             history=history,
             shelf=shelf,
-            products=_Counts.of(codes, history),
-            categories=_Counts.of(categories.astype(np.int32), history),
+            purchases_at=history.at[is_purchase],
+            distinct=len(set(history.products)),
+            products=mine,
+            categories=kin,
+            of_products=_table(of_product, _PRODUCT_DEFAULTS),
+            of_categories=_table(of_category, _CATEGORY_DEFAULTS),
             mean_value=float(history.values[is_purchase].mean()) if is_purchase.any() else 0.0,
         )
 
     def at(self, at: datetime) -> RecentFeatures:
         """Return the features at an instant after the last event."""
-        now, history = to_micros(at), self.history
-        ages = (now - history.at) / DAY_US
-        is_purchase = history.kinds == KIND_CODES[s.PURCHASE]
-        in_week = ages <= 7
-        purchases = max(float(np.count_nonzero(is_purchase)), 1.0)
-        customer = np.array(
-            [
-                ages.min(initial=NEVER_DAYS),
-                ages[is_purchase].min(initial=NEVER_DAYS),
-                np.count_nonzero(ages <= 1),
-                np.count_nonzero(in_week),
-                np.count_nonzero(is_purchase & in_week),
-                len(set(history.products)),
-            ],
-            dtype=np.float64,
-        )
-        mine, kin = self.products, self.categories
-        since = _elapsed(now, mine.last_bought)
-        again = mine.bought > 1
-        gap = np.zeros(len(since))
-        gap[again] = (mine.last_bought - mine.first_bought)[again] / DAY_US / (mine.bought[again] - 1)
-        lateness = np.divide(since, gap, out=np.zeros(len(gap)), where=gap > 0)
-        of_product = (
-            *(mine.bought, mine.viewed, mine.returned, since, _elapsed(now, mine.last_seen)),
-            *(gap, lateness, mine.bought / purchases),
-        )
-        of_category = (kin.bought, kin.viewed, kin.bought / purchases, _elapsed(now, kin.last_bought))
+        now = to_micros(at)
+        products, categories = self.of_products.copy(), self.of_categories.copy()
+        since, gap = products[:-1, 3], products[:-1, 5]
+        since[:] = _elapsed(now, self.products.last_bought)
+        products[:-1, 4] = _elapsed(now, self.products.last_seen)
+        np.divide(since, gap, out=products[:-1, 6], where=gap > 0)
+        categories[:-1, 3] = _elapsed(now, self.categories.last_bought)
         return RecentFeatures(
-            customer=customer,
-            product_idx=mine.keys,
-            category=kin.keys,
-            _by_product=_table(of_product, _PRODUCT_DEFAULTS),
-            _by_category=_table(of_category, _CATEGORY_DEFAULTS),
+            customer=np.array(
+                [
+                    _since(now, self.history.at),
+                    _since(now, self.purchases_at),
+                    _within(now, self.history.at, 1),
+                    _within(now, self.history.at, 7),
+                    _within(now, self.purchases_at, 7),
+                    self.distinct,
+                ],
+                dtype=np.float64,
+            ),
+            product_idx=self.products.keys,
+            category=self.categories.keys,
+            _by_product=products,
+            _by_category=categories,
             _mean_value=self.mean_value,
             _shelf=self.shelf,
         )
@@ -224,10 +236,17 @@ def recent_features(history: History, at: datetime, shelf: Shelf) -> RecentFeatu
 
 def _elapsed(now: int, at: NDArray[np.int64]) -> Floats:
     """Return days since each instant (µs), ``NEVER_DAYS`` at most and where there is none."""
-    never = at == _NEVER_US
-    days = (now - np.where(never, now, at)) / DAY_US
-    days[never] = NEVER_DAYS
-    return np.minimum(days, NEVER_DAYS)
+    return np.minimum((now - at) / DAY_US, NEVER_DAYS)
+
+
+def _since(now: int, at: NDArray[np.int64]) -> float:
+    """Return days since the last of instants in order, ``NEVER_DAYS`` at most."""
+    return min((now - int(at[-1])) / DAY_US, NEVER_DAYS) if len(at) else NEVER_DAYS
+
+
+def _within(now: int, at: NDArray[np.int64], days: int) -> int:
+    """Return how many of instants in order lie in the last days."""
+    return len(at) - int(at.searchsorted(now - days * DAY_US))
 
 
 def _table(columns: tuple[Floats, ...], defaults: Floats) -> Floats:

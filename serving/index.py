@@ -166,7 +166,9 @@ class ProductIndex:
     def __len__(self) -> int:
         return len(self._vectors)
 
-    def search(self, queries: Float32, n: int, *, allowed: Mask | None = None) -> tuple[Int32, Float32]:
+    def search(
+        self, queries: Float32, n: int, *, allowed: Mask | None = None, roughly: bool = False
+    ) -> tuple[Int32, Float32]:
         """Return ``min(n, allowed)`` distinct products of each query, best first, ties by product index.
 
         Parameters
@@ -177,6 +179,8 @@ class ProductIndex:
             How many to return.
         allowed
             (products,) mask of what may be returned; None allows everything.
+        roughly
+            Whether a few of the last may be others: no more is looked at than is wanted.
 
         Returns
         -------
@@ -190,7 +194,7 @@ class ProductIndex:
         scores = np.empty((len(queries), n), dtype=np.float32)
         if n:
             for row in range(len(queries)):
-                products[row], scores[row] = self._found(queries[row], n, allowed, passing)
+                products[row], scores[row] = self._found(queries[row], n, allowed, passing, roughly)
         return products, scores
 
     def reached(self, queries: Float32, n: int) -> float:
@@ -198,15 +202,15 @@ class ProductIndex:
         return float(np.mean([self._scan.reach(query, n) for query in queries])) / len(self)
 
     def _found(
-        self, query: Float32, n: int, allowed: Mask | None, passing: int
+        self, query: Float32, n: int, allowed: Mask | None, passing: int, roughly: bool
     ) -> tuple[NDArray[Any], Float32]:
         if self._is_exact and passing * _SPARSE >= len(self):
             return self._scan.search(query, n, allowed=allowed, passing=passing)
-        proposed = None if self._is_exact else self._proposed(query, n, allowed, passing)
+        proposed = None if self._is_exact else self._proposed(query, n, allowed, passing, roughly)
         return proposed or self._scanned(query, n, allowed, passing)
 
     def _proposed(
-        self, query: Float32, n: int, allowed: Mask | None, passing: int
+        self, query: Float32, n: int, allowed: Mask | None, passing: int, roughly: bool
     ) -> tuple[NDArray[Any], Float32] | None:
         """Return the best among the longest and the candidates; None where they do not settle the answer."""
         longest, are_all = self._scan.among_longest(query, n, allowed=allowed)
@@ -214,7 +218,7 @@ class ProductIndex:
             scores = inner(self._vectors, longest, query)
             order = np.lexsort((longest, -scores))[:n]
             return longest[order], scores[order]
-        need = max(math.ceil(self.design.depth * math.sqrt(n / DEPTH_N)), n)
+        need = n if roughly else max(math.ceil(self.design.depth * math.sqrt(n / DEPTH_N)), n)
         # of so many candidates a mask that has nothing to do with the query leaves enough: four deviations of spare
         deep = math.ceil((need + 4.0 * math.sqrt(need)) * len(self) / passing)
         deep = min(deep, need + len(self) - passing)
@@ -227,7 +231,7 @@ class ProductIndex:
                 order = np.lexsort((products, -scores))[:n]
                 # else more products may tie with the last one, and the first of them by index are due
                 settled = scores[len(longest) :].min() < scores[order[-1]]
-                return (products[order], scores[order]) if settled else None
+                return (products[order], scores[order]) if settled or roughly else None
             deep *= 2
         return None
 

@@ -57,9 +57,10 @@ class Ranked:
         with stage("search"):
             products, sources = self._pool.of(subject, allowed, n)
         with stage("rank"):
-            margins = self._ranker.order.margins(self._features.rows(subject, products))
+            rows, alone = self._features.of(subject, products)
+            margins = self._ranker.order.margins(rows)
             order = np.argsort(-margins, kind="stable")[:n]
-            chances = self._ranker.chances(margins[order], self._features.customer(subject))
+            chances = self._ranker.chances(margins[order], alone)
             return [
                 (product, chance, sources(place))
                 for place, product, chance in zip(
@@ -69,8 +70,8 @@ class Ranked:
 
     def chances(self, subject: Subject, products: Int32) -> Floats:
         """Return the chance (n,) that the subject buys each product within the horizon."""
-        margins = self._ranker.order.margins(self._features.rows(subject, products))
-        return self._ranker.chances(margins, self._features.customer(subject))
+        rows, alone = self._features.of(subject, products)
+        return self._ranker.chances(self._ranker.order.margins(rows), alone)
 
 
 class Pool:
@@ -99,7 +100,7 @@ class Pool:
         left[again] = False
         others = int(size * _OTHERS)
         plain = replace(subject, repeats=False) if subject.repeats else subject
-        own = self._model.candidates(plain, left, size - len(again) - 2 * others).products
+        own = self._model.proposed(plain, left, size - len(again) - 2 * others)
         left[own] = False
         favourites = self._segment.candidates(subject, left, others if len(own) else size // 2).products
         left[favourites] = False

@@ -82,12 +82,13 @@ class RankingFeatures:
         self._customer = [name.removeprefix(CUSTOMER) for name in customer if name.startswith(CUSTOMER)]
         self._width = len(names)
 
-    def customer(self, subject: Subject) -> Floats:
-        """Return the features (columns,) of the subject alone."""
-        return np.concatenate([self._recent(subject).customer[self._fresh], self._slow(subject)])
+    def of(self, subject: Subject, products: Int32) -> tuple[Float32, Floats]:
+        """Return the features of the subject with the products (n, features), and of the subject alone (columns,)."""
+        recent = self._recent(subject)
+        alone = np.concatenate([recent.customer[self._fresh], self._slow(subject)])
+        return self._rows(subject, products, recent), alone
 
-    def rows(self, subject: Subject, products: Int32) -> Float32:
-        """Return the features (n, features) of the subject with the products (n,)."""
+    def _rows(self, subject: Subject, products: Int32, recent: RecentFeatures) -> Float32:
         rows = np.empty((len(products), self._width), dtype=np.float32)
         start = 0
         owned = _owned(subject, products)
@@ -100,7 +101,7 @@ class RankingFeatures:
         if self._own:
             start = _put(rows, start, owned, self._own)
         if self._pairs:
-            start = _put(rows, start, self._recent(subject).pairs(products), self._pairs)
+            start = _put(rows, start, recent.pairs(products), self._pairs)
         if self._segment:
             rows[:, start] = self._places(subject.segment, products)
             start += 1

@@ -163,6 +163,14 @@ class Vectors:
         # after the data end ages are measured from the last event
         return subject.memo is not None and not len(subject.context) and subject.at > self._as_of
 
+    def proposed(self, subject: Subject, allowed: Mask, n: int) -> Int32:
+        """Return about the ``n`` best allowed products (m,), for whom something else puts in order."""
+        query = self.vector(subject)
+        if query is None:
+            return np.empty(0, dtype=np.int32)
+        found, _ = self._index.search(query[None, :], n, allowed=self.placed(allowed), roughly=True)
+        return np.asarray(found[0])
+
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""
         with stage("encode"):

@@ -186,7 +186,7 @@ def test_the_past_decides_every_row_and_a_look_ahead_is_seen(data: TrainingSet) 
         everything = np.arange(len(retrieval.catalog), dtype=np.int32)
         queries = [Query(at=earlier.as_of, customer_id=customer) for customer in states]
         subjects = [recommender.subject(q, state) for q, state in zip(queries, states.values(), strict=True)]
-        return np.stack([features.rows(subject, everything) for subject in subjects])
+        return np.stack([features.of(subject, everything)[0] for subject in subjects])
 
     ids = earlier.customers.ids
     honest = dict(zip(ids, earlier.reader.read(ids, earlier.as_of), strict=True))

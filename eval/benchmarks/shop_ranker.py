@@ -55,12 +55,13 @@ def with_ranker(bundle: Bundle, shop: Shop, states: list[CustomerState], *, seed
     pool, allowed = Pool(bundle, model, CANDIDATES), bundle.catalog.on_sale(shop.as_of)
     query = Query(at=shop.as_of, purchased="allow")
     subjects = [recommender.subject(query, state) for state in states[:_CUSTOMERS]]
-    rows = [features.rows(subject, pool.of(subject, allowed, 1)[0]) for subject in subjects]
+    found = [features.of(subject, pool.of(subject, allowed, 1)[0]) for subject in subjects]
+    rows = [one for one, _ in found]
     stacked = np.concatenate(rows)
     bought = generator.random(len(stacked)) < 1.0 / (1.0 + np.exp(3.0 - _pull(stacked)))
     group = [len(one) for one in rows]
     order = _trees("lambdarank", TREES, LEAVES, stacked, bought, group=group)
-    alone = np.repeat([features.customer(subject) for subject in subjects], group, axis=0)
+    alone = np.repeat([one for _, one in found], group, axis=0)
     alike = np.column_stack([order.margins(stacked), alone]).astype(np.float32)
     chance = _trees("binary", CHANCE_TREES, CHANCE_LEAVES, alike, bought)
     steps = np.linspace(-8.0, 8.0, 50)

@@ -151,11 +151,10 @@ def _examples(
     products = product_matrix(data, bundle, spec)
     features = RankingFeatures(bundle, model, spec.features, products, spec.customer)
     counts = [len(one.products) for one in keys]
+    found = [features.of(one.subject, one.products) for one in keys]
     return Examples(
-        rows=np.concatenate([features.rows(one.subject, one.products) for one in keys]),
-        customer=np.repeat(
-            np.array([features.customer(one.subject) for one in keys], dtype=np.float32), counts, axis=0
-        ),
+        rows=np.concatenate([rows for rows, _ in found]),
+        customer=np.repeat(np.array([alone for _, alone in found], dtype=np.float32), counts, axis=0),
         group=np.repeat(np.arange(len(keys)), counts),
         bought=np.concatenate([one.bought for one in keys]),
         near=np.concatenate([one.near for one in keys]),

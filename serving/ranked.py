@@ -6,12 +6,14 @@ is popular. A product keeps the source that found it first.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.recent import to_micros
 from serving.bundle import Bundle
 from serving.errors import BundleError
 from serving.filtering import Mask
@@ -26,6 +28,37 @@ Floats = NDArray[np.float64]
 #: Of the candidates, how many are popular ones and favourites of the segment each, and at most bought before.
 _OTHERS: Final = 0.1
 _AGAIN: Final = 0.3
+#: For so long the order of a state is given again: of what trees read only ages change meanwhile, by less than this.
+_REMEMBERED_US: Final = 10 * 60 * 1_000_000
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """What a customer may be shown at all: what is ``on_sale`` but what the purchased policy holds back (indices)."""
+
+    on_sale: Mask
+    held_back: Int32
+
+    def allowed(self) -> Mask:
+        """Return it as a mask, the caller's to change."""
+        mask = self.on_sale.copy()
+        mask[self.held_back] = False
+        return mask
+
+    def is_same(self, other: Shelf) -> bool:
+        """Whether it is the same for the same state: a policy holds back what was bought, or nothing."""
+        return self.on_sale is other.on_sale and len(self.held_back) == len(other.held_back)
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Candidates, best first: products, margins, where they were found (places that ``source`` names)."""
+
+    products: Int32
+    margins: Floats
+    found_at: NDArray[np.intp]
+    alone: Floats
+    source: Callable[[int], str]
 
 
 class Ranked:
@@ -52,21 +85,55 @@ class Ranked:
         self._features = RankingFeatures(bundle, model, spec.features, bundle.ranker.products, spec.customer)
         self._pool = Pool(bundle, model, spec.candidates)
 
-    def drawn(self, subject: Subject, allowed: Mask, n: int) -> list[tuple[int, float, str]]:
-        """Return the ``n`` best allowed products, all where there are fewer: (product, chance, source)."""
+    def drawn(
+        self, subject: Subject, allowed: Mask, n: int, shelf: Shelf | None = None
+    ) -> list[tuple[int, float, str]]:
+        """Return the ``n`` best allowed products, all where there are fewer: (product, chance, source).
+
+        Parameters
+        ----------
+        subject
+            Who asks.
+        allowed
+            (products,) mask of what may be returned.
+        n
+            How many.
+        shelf
+            What may be returned whatever this request excludes: its candidates are ranked, and those that are not
+            allowed left out. None, for a request that filters, ranks candidates among what is allowed.
+        """
+        order = None if shelf is None else self._of_shelf(subject, shelf)
+        places = None if order is None else np.flatnonzero(allowed[order.products])[:n]
+        if order is None or places is None or len(places) < n:
+            order = self._ordered(subject, allowed, n)
+            places = np.arange(min(n, len(order.products)))
+        with stage("rank"):
+            chances = self._ranker.chances(order.margins[places], order.alone)
+            drawn = (order.products[places].tolist(), chances.tolist(), order.found_at[places].tolist())
+            return [
+                (product, chance, order.source(place)) for product, chance, place in zip(*drawn, strict=True)
+            ]
+
+    def _of_shelf(self, subject: Subject, shelf: Shelf) -> _Order:
+        """Return the order of the shelf's candidates, for a known state the one of the last minutes."""
+        memo, now = subject.memo, to_micros(subject.at)
+        if memo is None or len(subject.context):
+            return self._ordered(subject, shelf.allowed(), 1)
+        held: tuple[Shelf, int, _Order] | None = memo.get("order")
+        if held is not None and held[0].is_same(shelf) and 0 <= now - held[1] < _REMEMBERED_US:
+            return held[2]
+        order = self._ordered(subject, shelf.allowed(), 1)
+        memo["order"] = shelf, now, order
+        return order
+
+    def _ordered(self, subject: Subject, allowed: Mask, n: int) -> _Order:
         with stage("search"):
-            products, sources = self._pool.of(subject, allowed, n)
+            products, source = self._pool.of(subject, allowed, n)
         with stage("rank"):
             rows, alone = self._features.of(subject, products)
             margins = self._ranker.order.margins(rows)
-            order = np.argsort(-margins, kind="stable")[:n]
-            chances = self._ranker.chances(margins[order], alone)
-            return [
-                (product, chance, sources(place))
-                for place, product, chance in zip(
-                    order.tolist(), products[order].tolist(), chances.tolist(), strict=True
-                )
-            ]
+            best = np.argsort(-margins, kind="stable")
+            return _Order(products[best], margins[best], best, alone, source)
 
     def chances(self, subject: Subject, products: Int32) -> Floats:
         """Return the chance (n,) that the subject buys each product within the horizon."""

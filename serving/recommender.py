@@ -28,7 +28,7 @@ from serving.events.fold import session_key
 from serving.features import CustomerState, FeatureReader, Reading
 from serving.filtering import Mask
 from serving.index import best
-from serving.ranked import Ranked
+from serving.ranked import Ranked, Shelf
 from serving.reasons import Nearness, Reason, ReasonCode, Reasons
 from serving.sources import Near, Popular, Segment, Source, Vectors, bought, personal
 from serving.stages import stage
@@ -204,8 +204,12 @@ class Recommender:
     def _answer(self, query: Query, state: CustomerState, ready: _Prepared) -> Recommendations:
         with stage("filters"):
             subject = self.subject(query, state, ready.context)
-            ready.allowed[self._held_back(query, subject)] = False
-        items = tuple(self._fill(subject, ready.allowed, query.n))
+            held_back = self._held_back(query, subject)
+            ready.allowed[held_back] = False
+            shelf: Shelf | None = None
+            if self._ranked is not None and not query.filters and query.purchased != "due":
+                shelf = Shelf(self.bundle.catalog.on_sale(query.at), held_back)
+        items = tuple(self._fill(subject, ready.allowed, query.n, shelf))
         return Recommendations(items, ready.ignored, state.unread)
 
     def _offered(self, at: datetime, filters: Filters) -> Mask:
@@ -363,7 +367,9 @@ class Recommender:
             case "allow":
                 return own.products[:0]
 
-    def _fill(self, subject: Subject, allowed: Mask, n: int) -> list[Recommendation]:
+    def _fill(
+        self, subject: Subject, allowed: Mask, n: int, shelf: Shelf | None = None
+    ) -> list[Recommendation]:
         context = subject.context
         rest: Mask | None = None
         if len(context):
@@ -373,7 +379,7 @@ class Recommender:
         if self._ranked is None:
             drawn = self._drawn(self._chain, subject, allowed, n)
         else:
-            drawn = self._ranked.drawn(subject, allowed, n)
+            drawn = self._ranked.drawn(subject, allowed, n, shelf)
         if rest is not None and len(drawn) < n:
             drawn += self._drawn(self._chain, subject, rest, n - len(drawn))
         with stage("reasons"):

@@ -285,3 +285,35 @@ def test_the_drawn_ranker_is_as_large_as_the_one_that_ships() -> None:
     )
     default = next(recipe for recipe in TrainConfig.default().recipes if recipe.ranker is not None)
     assert default.ranker == shipped
+
+
+def test_a_remembered_order_is_the_one_that_would_be_made(data: TrainingSet, bundle: Bundle) -> None:
+    """Asked again, within minutes, with exclusions, filters or another policy, a kept state answers as a fresh one."""
+    recommender = Recommender(bundle, data.reader)
+    at = data.as_of + timedelta(hours=1)
+    ids = data.customers.ids[:25]
+    kept = {c: replace(st, memo={}) for c, st in zip(ids, data.reader.read(ids, at), strict=True)}
+    for number, customer in enumerate(ids):
+        first = recommender.answer(Query(at=at, customer_id=customer), kept[customer]).product_ids
+        turns: list[dict[str, Any]] = [
+            {},
+            {"exclude": tuple(first[:3])},
+            {"purchased": "allow"},
+            {"purchased": "due"},
+            {"context": tuple(data.catalog.ids[number : number + 2])},
+            {"n": 100},
+            {"exclude": tuple(data.catalog.ids[:60])},
+            {},
+        ]
+        for turn in turns:
+            query = Query(at=at, customer_id=customer, **turn)
+            plain = recommender.answer(query, replace(kept[customer], memo=None))
+            again = recommender.answer(query, kept[customer])
+            assert [(i.product_id, i.score, i.source) for i in again.items] == [
+                (i.product_id, i.score, i.source) for i in plain.items
+            ]
+    later = Query(at=at + timedelta(days=3), customer_id=ids[0])
+    assert (
+        recommender.answer(later, kept[ids[0]]).items
+        == recommender.answer(later, replace(kept[ids[0]], memo=None)).items
+    )

@@ -27,14 +27,16 @@ Row = Mapping[str, Any]
 class CustomerState:
     """What is known of one customer: slow features (``row``) and the recent ``history``.
 
-    A reader that gives the same state again, for one recommender, gives it a ``memo``: what that has made of it. Where
-    what the store has could not be read, the state is ``unread``.
+    A reader that gives the same state again, for one recommender, gives it a ``memo``: what that has made of it. One
+    that has nothing of a customer may give the same state for all such, which then ``is_blank``. Where what the store
+    has could not be read, the state is ``unread``.
     """
 
     row: Row = field(default_factory=dict)
     history: History = field(default_factory=History.empty)
     memo: dict[str, Any] | None = field(default=None, compare=False, repr=False)
     unread: bool = field(default=False, compare=False, repr=False)
+    is_blank: bool = field(default=False, compare=False, repr=False)
 
     @property
     def segment(self) -> str:

@@ -213,25 +213,31 @@ class ProductIndex:
         self, query: Float32, n: int, allowed: Mask | None, passing: int, roughly: bool
     ) -> tuple[NDArray[Any], Float32] | None:
         """Return the best among the longest and the candidates; None where they do not settle the answer."""
+        need = n if roughly else max(math.ceil(self.design.depth * math.sqrt(n / DEPTH_N)), n)
+        # of so many candidates a mask that has nothing to do with the query leaves enough: four deviations of spare
+        deep = math.ceil((need + 4.0 * math.sqrt(need)) * len(self) / passing)
+        deep = min(deep, need + len(self) - passing)
+        deepest = min(need * DEEPEST, len(self) // DEEPEST)
+        if deep > deepest:
+            return None
         longest, are_all = self._scan.among_longest(query, n, allowed=allowed)
         if are_all:
             scores = inner(self._vectors, longest, query)
             order = np.lexsort((longest, -scores))[:n]
             return longest[order], scores[order]
-        need = n if roughly else max(math.ceil(self.design.depth * math.sqrt(n / DEPTH_N)), n)
-        # of so many candidates a mask that has nothing to do with the query leaves enough: four deviations of spare
-        deep = math.ceil((need + 4.0 * math.sqrt(need)) * len(self) / passing)
-        deep = min(deep, need + len(self) - passing)
-        while deep <= min(need * DEEPEST, len(self) // DEEPEST):
+        while deep <= deepest:
             found = self._candidates.search(query[None, :], deep)[1][0]
             kept = found[self._is_short[found] if allowed is None else self._is_short[found] & allowed[found]]
             if len(kept) >= need:
                 products = np.concatenate([longest, kept[:need]])
                 scores = inner(self._vectors, products, query)
+                if roughly:
+                    order = np.argsort(-scores, kind="stable")[:n]
+                    return products[order], scores[order]
                 order = np.lexsort((products, -scores))[:n]
                 # else more products may tie with the last one, and the first of them by index are due
                 settled = scores[len(longest) :].min() < scores[order[-1]]
-                return (products[order], scores[order]) if settled or roughly else None
+                return (products[order], scores[order]) if settled else None
             deep *= 2
         return None
 

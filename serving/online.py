@@ -70,6 +70,7 @@ class OnlineReader(FeatureReader):
         also: Collection[str] = (),
     ) -> None:
         self._defaults = dict(defaults)
+        self._blank = CustomerState(MappingProxyType(dict(defaults)), memo={}, is_blank=True)
         self._timeout_ms = timeout_ms
         self._corrupt = corrupt
         self._told = -_TELL_SECONDS
@@ -143,6 +144,8 @@ class OnlineReader(FeatureReader):
         ) from error
 
     def _state(self, customer: str, row: Row, at: datetime) -> CustomerState:
+        if not any(row):
+            return self._blank
         kept = self._kept.get(customer) or self._kept_before.get(customer)
         state = kept[1] if kept is not None and kept[0] == row else self._parsed(customer, row)
         if state is None:

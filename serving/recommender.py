@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.recent import DAY_US, to_micros
+from feature_repo.recent import DAY_US, History, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Filters
 from serving.errors import BundleError, FeatureUnavailable
@@ -38,7 +38,6 @@ Float32 = NDArray[np.float32]
 PurchasedPolicy = Literal["exclude", "allow", "due"]
 MAX_N: Final = 100
 _NOTHING: Final = np.empty(0, dtype=np.int32)
-_NOBODY: Final = CustomerState()
 _UNREAD: Final = CustomerState(unread=True)
 
 
@@ -135,6 +134,7 @@ class Recommender:
         self.bundle = bundle
         self.features = features
         self.degraded: Counter[str] = Counter()
+        self._nobody = CustomerState(memo={}, is_blank=True)
         self._counting = threading.Lock()
         self._rows = {str(c): row for row, c in enumerate(bundle.customers[s.CUSTOMER_ID].tolist())}
         self._segments: list[str] = bundle.customers[v.SEGMENT].astype(str).tolist()
@@ -247,7 +247,7 @@ class Recommender:
                 known.update(zip([(at, key) for key in keys], states, strict=True))
         found = []
         for query in queries:
-            states = [known.get((query.at, key), _UNREAD) for key in query.keys] or [_NOBODY]
+            states = [known.get((query.at, key), _UNREAD) for key in query.keys] or [self._nobody]
             first = states[0]
             for other in states[1:]:
                 history = first.history.beside(other.history)
@@ -332,7 +332,9 @@ class Recommender:
         """Return who asks, as sources see it; ``context`` are the products looked at now."""
         row = None if query.customer_id is None else self._rows.get(query.customer_id)
         segment = state.segment or ("" if row is None else self._segments[row])
-        own = self._bought(row, state)
+        # what is made of a blank state holds for those alone of whom the bundle knows nothing either
+        memo = None if state.is_blank and row is not None else state.memo
+        own = self._bought(row, state.history, memo)
         repeats = query.purchased != "exclude"
         return Subject(
             row,
@@ -343,15 +345,15 @@ class Recommender:
             query.at,
             repeats=repeats,
             features=state.row,
-            memo=state.memo,
+            memo=memo,
         )
 
-    def _bought(self, row: int | None, state: CustomerState) -> Bought:
-        if state.memo is None:
-            return bought(self.bundle, row, state.history)
-        if "bought" not in state.memo:
-            state.memo["bought"] = bought(self.bundle, row, state.history)
-        held: Bought = state.memo["bought"]
+    def _bought(self, row: int | None, history: History, memo: dict[str, Any] | None) -> Bought:
+        if memo is None:
+            return bought(self.bundle, row, history)
+        if "bought" not in memo:
+            memo["bought"] = bought(self.bundle, row, history)
+        held: Bought = memo["bought"]
         return held
 
     def _held_back(self, query: Query, subject: Subject) -> NDArray[np.int32]:

@@ -7,7 +7,7 @@ first, with its own scores; what it has nothing to say about it leaves to the ne
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,13 +115,11 @@ class Vectors:
 
     def vector(self, subject: Subject) -> Float32 | None:
         """Return the (d,) query vector, or None for somebody of whom nothing is known."""
-        if not self._depends_on_state_alone(subject):
-            return self._encoder.encode(subject)
-        assert subject.memo is not None
-        if "vector" not in subject.memo:
-            subject.memo["vector"] = self._encoder.encode(subject)
-        held: Float32 | None = subject.memo["vector"]
-        return held
+        held = self._held(subject)
+        if "vector" not in held:
+            held["vector"] = self._encoder.encode(subject)
+        vector: Float32 | None = held["vector"]
+        return vector
 
     def scores(self, subject: Subject, products: Int32) -> Float32 | None:
         """See ``Personal``."""
@@ -137,13 +135,10 @@ class Vectors:
         query = self.vector(subject)
         if query is None:
             return np.full((len(products), 2), np.nan)
-        if self._depends_on_state_alone(subject):
-            assert subject.memo is not None
-            spread = subject.memo.get("spread")
-            if spread is None:
-                spread = subject.memo["spread"] = self._spread(query)
-        else:
-            spread = self._spread(query)
+        held = self._held(subject)
+        spread = held.get("spread")
+        if spread is None:
+            spread = held["spread"] = self._spread(query)
         mean, deviation, ordered = spread
         scores = self._vectors[products] @ query
         found = np.empty((len(products), 2))
@@ -159,9 +154,11 @@ class Vectors:
         ordered = np.sort(self._sample @ query)
         return float(ordered.mean()), max(float(ordered.std()), _LEAST), ordered
 
-    def _depends_on_state_alone(self, subject: Subject) -> bool:
-        # after the data end ages are measured from the last event
-        return subject.memo is not None and not len(subject.context) and subject.at > self._as_of
+    def _held(self, subject: Subject) -> dict[str, Any]:
+        """Return where what the encoder makes of a subject is kept."""
+        # after the data end ages are measured from the last event: the vector depends on the state alone
+        depends_on_state_alone = not len(subject.context) and subject.at > self._as_of
+        return subject.memo if subject.memo is not None and depends_on_state_alone else subject.made
 
     def proposed(self, subject: Subject, allowed: Mask, n: int) -> Int32:
         """Return about the ``n`` best allowed products (m,), for whom something else puts in order."""

@@ -32,7 +32,8 @@ class Subject:
     ``row`` is the customer's row in the bundle (None when unknown to training); ``history`` holds the
     recent events, ``features`` the slow ones, ``context`` the products looked at now (indices); ``bought`` joins the
     bundle's record of purchases with those made since. ``repeats`` tells whether products bought before may be
-    shown. ``memo`` is that of the customer's state, for what depends on that state alone.
+    shown. ``memo`` is that of the customer's state, for what depends on that state alone; ``made`` is for what depends
+    on context and instant too.
     """
 
     row: int | None
@@ -44,3 +45,4 @@ class Subject:
     repeats: bool = False
     features: Mapping[str, Any] = field(default_factory=dict)
     memo: dict[str, Any] | None = field(default=None, compare=False, repr=False)
+    made: dict[str, Any] = field(default_factory=dict, compare=False, repr=False)

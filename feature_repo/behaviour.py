@@ -37,6 +37,15 @@ class Shelf:
     category: Int32
     price: Floats
 
+    def keys(self, product_idx: Int32) -> Int32:
+        """Return keys (2n,): the products, then what stands for the category of each; ``no_category`` for none."""
+        return np.concatenate([product_idx, self.category[product_idx] + np.int32(self.no_category + 1)])
+
+    @property
+    def no_category(self) -> int:
+        """The key that stands for no category: of keys of products and categories no one else's."""
+        return len(self.category)
+
 
 #: Customer features, in the order of the columns: name → definition.
 FRESH: Final[dict[str, str]] = {
@@ -63,34 +72,44 @@ PAIR: Final[dict[str, tuple[str, float]]] = {
     "days_since_category_bought": ("days since the customer last bought of its category", NEVER_DAYS),
     "price_ratio": ("its price over the mean money of the customer's purchase lines, 0 when unknown", 0.0),
 }
+#: The first columns are those of a product; those of its category are some of the same, of all its products together.
 _OF_PRODUCT: Final = tuple(PAIR)[:8]
-_OF_CATEGORY: Final = tuple(PAIR)[8:12]
-_PRODUCT_DEFAULTS: Final = np.array([PAIR[name][1] for name in _OF_PRODUCT])
-_CATEGORY_DEFAULTS: Final = np.array([PAIR[name][1] for name in _OF_CATEGORY])
+_OF_CATEGORY: Final = [_OF_PRODUCT.index(name) for name in ("bought", "viewed", "share", "days_since_bought")]
+_SINCE_BOUGHT, _SINCE_SEEN, _GAP, _LATENESS, _SHARE = (
+    _OF_PRODUCT.index(name) for name in ("days_since_bought", "days_since_seen", "gap_days", "lateness", "share")
+)
+_DEFAULTS: Final = np.array([PAIR[name][1] for name in _OF_PRODUCT])
+#: What an event of each kind counts as, by the kind's code: bought, viewed or returned.
+_COUNTS_AS: Final = np.array([{s.PURCHASE: 0, s.RETURN: 2}.get(kind, 1) for kind in s.KINDS])
 
 
 @dataclass(frozen=True)
 class RecentFeatures:
     """Fresh features of one customer at one instant, and of the customer with any product of the shelf.
 
-    ``customer`` holds the values of ``FRESH``; ``pairs`` gives those with products. ``product_idx`` (int32, ascending)
-    are the known products of the history, ``category`` (int32, ascending) their categories. The two tables have a row
-    for each of them and one more, of defaults.
+    ``customer`` holds the values of ``FRESH``; ``pairs`` gives those with products. ``_keys`` (int32, ascending) are
+    the known products of the history and after them their categories (``Shelf.keys``); ``_table`` has a row for each
+    and one more, of defaults.
     """
 
     customer: Floats
-    product_idx: Int32
-    category: Int32
-    _by_product: Floats
-    _by_category: Floats
+    _keys: Int32
+    _table: Floats
     _mean_value: float
     _shelf: Shelf
 
+    @property
+    def product_idx(self) -> Int32:
+        """The known products of the history, ascending."""
+        return self._keys[self._keys < self._shelf.no_category]
+
     def pairs(self, product_idx: Int32) -> Floats:
         """Return the features of ``PAIR`` for the products (n,): float64 (n, features), defaults where unknown."""
-        found = np.empty((len(product_idx), len(PAIR)))
-        found[:, :8] = self._by_product[_places(product_idx, self.product_idx)]
-        found[:, 8:12] = self._by_category[_places(self._shelf.category[product_idx], self.category)]
+        count = len(product_idx)
+        rows = _places(self._shelf.keys(product_idx), self._keys)
+        found = np.empty((count, len(PAIR)))
+        found[:, :8] = self._table[rows[:count]]
+        found[:, 8:12] = self._table[:, _OF_CATEGORY][rows[count:]]
         if self._mean_value > 0:
             ratio = self._shelf.price[product_idx] / self._mean_value
             ratio[~np.isfinite(ratio)] = 0.0
@@ -101,103 +120,79 @@ class RecentFeatures:
 
 
 @dataclass(frozen=True)
-class _Counts:
-    """Distinct keys ≥ 0, and by key times bought, viewed, returned; when (µs) bought, seen, first bought."""
-
-    keys: Int32
-    bought: Floats
-    viewed: Floats
-    returned: Floats
-    last_bought: NDArray[np.int64]
-    last_seen: NDArray[np.int64]
-    first_bought: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, keys: Int32, history: History) -> _Counts:
-        """Count the events of a history by its keys (events,); those below 0 count for nothing."""
-        known = keys >= 0
-        at, kinds = history.at[known], history.kinds[known]
-        distinct, place = np.unique(keys[known], return_inverse=True)
-        size = len(distinct)
-        bought, returned = kinds == KIND_CODES[s.PURCHASE], kinds == KIND_CODES[s.RETURN]
-
-        def count(flag: NDArray[np.bool_]) -> Floats:
-            return np.bincount(place, weights=flag, minlength=size).astype(np.float64)
-
-        last_bought = np.full(size, _NEVER_US)
-        last_seen = last_bought.copy()
-        first_bought = np.full(size, np.iinfo(np.int64).max)
-        # events are in order of time: of several places the last assignment stands
-        last_seen[place] = at
-        last_bought[place[bought]] = at[bought]
-        first_bought[place[bought][::-1]] = at[bought][::-1]
-        viewed = ~bought & ~returned
-        return cls(
-            distinct.astype(np.int32),
-            count(bought),
-            count(viewed),
-            count(returned),
-            last_bought,
-            last_seen,
-            first_bought,
-        )
-
-
-@dataclass(frozen=True)
 class Behaviour:
     """What a history comes down to, whenever it is asked about; every event of it counts.
 
-    ``of_products`` and ``of_categories`` are the tables of ``RecentFeatures`` but for the columns that time moves.
+    ``keys`` (m,) are the known products of the history and after them their categories. ``table`` (m + 1, columns) is
+    that of ``RecentFeatures`` but for the columns that time moves, which follow from when (µs, (m,)) one of a key was
+    ``last_bought`` and ``last_seen``.
     """
 
     history: History
     shelf: Shelf
     purchases_at: NDArray[np.int64]
     distinct: int
-    products: _Counts
-    categories: _Counts
-    of_products: Floats
-    of_categories: Floats
+    keys: Int32
+    table: Floats
+    last_bought: NDArray[np.int64]
+    last_seen: NDArray[np.int64]
     mean_value: float
 
     @classmethod
     def of(cls, history: History, shelf: Shelf) -> Behaviour:
         """Gather the events of ``history``; those with products not on the shelf count for the customer only."""
-        codes = history.places(shelf.index)
-        categories = np.where(codes >= 0, shelf.category[codes], -1) if len(codes) else codes
         is_purchase = history.kinds == KIND_CODES[s.PURCHASE]
-        purchases = max(float(np.count_nonzero(is_purchase)), 1.0)
-        mine, kin = _Counts.of(codes, history), _Counts.of(categories.astype(np.int32), history)
-        again = mine.bought > 1
-        gap = np.zeros(len(mine.keys))
-        gap[again] = (mine.last_bought - mine.first_bought)[again] / DAY_US / (mine.bought[again] - 1)
-        none = np.zeros(len(gap))
-        of_product = (
-            *(mine.bought, mine.viewed, mine.returned, none, none),
-            *(gap, none, mine.bought / purchases),
+        purchases_at = history.at[is_purchase]
+        codes = history.places(shelf.index)
+        on_shelf = codes >= 0
+        at, kinds = history.at, history.kinds
+        if not on_shelf.all():
+            codes, at, kinds = codes[on_shelf], at[on_shelf], kinds[on_shelf]
+        # every event once by its product and once by its category
+        keys, at, kinds = shelf.keys(codes), np.concatenate([at, at]), np.concatenate([kinds, kinds])
+        has_key = keys != shelf.no_category
+        if not has_key.all():
+            keys, at, kinds = keys[has_key], at[has_key], kinds[has_key]
+        keys, place = np.unique(keys, return_inverse=True)
+        size = len(keys)
+        table = np.empty((size + 1, len(_DEFAULTS)))
+        table[-1] = _DEFAULTS
+        counts = np.bincount(3 * place + _COUNTS_AS[kinds], minlength=3 * size).reshape(size, 3)
+        table[:-1, :3] = counts
+        bought = np.flatnonzero(kinds == KIND_CODES[s.PURCHASE])
+        whose, when = place[bought], at[bought]
+        last_bought, last_seen = np.full(size, _NEVER_US), np.full(size, _NEVER_US)
+        first_bought = np.zeros(size, dtype=np.int64)
+        # events are in order of time: of several of a key the last assignment stands
+        last_seen[place] = at
+        last_bought[whose] = when
+        first_bought[whose[::-1]] = when[::-1]
+        table[:-1, _GAP] = 0.0
+        np.divide(
+            (last_bought - first_bought) / DAY_US, counts[:, 0] - 1, out=table[:-1, _GAP], where=counts[:, 0] > 1
         )
-        of_category = (kin.bought, kin.viewed, kin.bought / purchases, np.zeros(len(kin.keys)))
+        table[:-1, _LATENESS] = 0.0
+        table[:-1, _SHARE] = counts[:, 0] / max(len(purchases_at), 1)
         return cls(
             history=history,
             shelf=shelf,
-            purchases_at=history.at[is_purchase],
+            purchases_at=purchases_at,
             distinct=len(set(history.products)),
-            products=mine,
-            categories=kin,
-            of_products=_table(of_product, _PRODUCT_DEFAULTS),
-            of_categories=_table(of_category, _CATEGORY_DEFAULTS),
-            mean_value=float(history.values[is_purchase].mean()) if is_purchase.any() else 0.0,
+            keys=keys,
+            table=table,
+            last_bought=last_bought,
+            last_seen=last_seen,
+            mean_value=float(history.values[is_purchase].mean()) if len(purchases_at) else 0.0,
         )
 
     def at(self, at: datetime) -> RecentFeatures:
         """Return the features at an instant after the last event."""
         now = to_micros(at)
-        products, categories = self.of_products.copy(), self.of_categories.copy()
-        since, gap = products[:-1, 3], products[:-1, 5]
-        since[:] = _elapsed(now, self.products.last_bought)
-        products[:-1, 4] = _elapsed(now, self.products.last_seen)
-        np.divide(since, gap, out=products[:-1, 6], where=gap > 0)
-        categories[:-1, 3] = _elapsed(now, self.categories.last_bought)
+        table = self.table.copy()
+        since, gap = table[:-1, _SINCE_BOUGHT], table[:-1, _GAP]
+        since[:] = _elapsed(now, self.last_bought)
+        table[:-1, _SINCE_SEEN] = _elapsed(now, self.last_seen)
+        np.divide(since, gap, out=table[:-1, _LATENESS], where=gap > 0)
         return RecentFeatures(
             customer=np.array(
                 [
@@ -210,10 +205,8 @@ class Behaviour:
                 ],
                 dtype=np.float64,
             ),
-            product_idx=self.products.keys,
-            category=self.categories.keys,
-            _by_product=products,
-            _by_category=categories,
+            _keys=self.keys,
+            _table=table,
             _mean_value=self.mean_value,
             _shelf=self.shelf,
         )
@@ -247,14 +240,6 @@ def _since(now: int, at: NDArray[np.int64]) -> float:
 def _within(now: int, at: NDArray[np.int64], days: int) -> int:
     """Return how many of instants in order lie in the last days."""
     return len(at) - int(at.searchsorted(now - days * DAY_US))
-
-
-def _table(columns: tuple[Floats, ...], defaults: Floats) -> Floats:
-    table = np.empty((len(columns[0]) + 1, len(columns)))
-    for number, column in enumerate(columns):
-        table[:-1, number] = column
-    table[-1] = defaults
-    return table
 
 
 def _places(asked: Int32, known: Int32) -> NDArray[np.intp]:

@@ -28,6 +28,8 @@ Floats = NDArray[np.float64]
 #: Of the candidates, how many are popular ones and favourites of the segment each, and at most bought before.
 _OTHERS: Final = 0.1
 _AGAIN: Final = 0.3
+#: An answer is chosen from so many times the products asked for, at least.
+_CHOICE: Final = 2
 #: For so long the order of a state is given again: of what trees read only ages change meanwhile, by less than this.
 _REMEMBERED_US: Final = 10 * 60 * 1_000_000
 
@@ -99,10 +101,13 @@ class Ranked:
         n
             How many.
         shelf
-            What may be returned whatever this request excludes: its candidates are ranked, and those that are not
-            allowed left out. None, for a request that filters, ranks candidates among what is allowed.
+            What may be returned whatever this request filters and excludes: its candidates are ranked, and those that
+            are not allowed left out. Where that would leave few, and without it, candidates are ranked that are
+            allowed.
         """
-        order = None if shelf is None else self._of_shelf(subject, shelf)
+        order = None
+        if shelf is not None and self._leaves_enough(allowed, n, shelf):
+            order = self._of_shelf(subject, shelf)
         places = None if order is None else np.flatnonzero(allowed[order.products])[:n]
         if order is None or places is None or len(places) < n:
             order = self._ordered(subject, allowed, n)
@@ -113,6 +118,11 @@ class Ranked:
             return [
                 (product, chance, order.source(place)) for product, chance, place in zip(*drawn, strict=True)
             ]
+
+    def _leaves_enough(self, allowed: Mask, n: int, shelf: Shelf) -> bool:
+        """Whether of the shelf's candidates so many should be allowed, as of the shelf are, that n can be chosen."""
+        share = np.count_nonzero(allowed) / max(np.count_nonzero(shelf.on_sale), 1)
+        return bool(share * self._candidates >= _CHOICE * n)
 
     def _of_shelf(self, subject: Subject, shelf: Shelf) -> _Order:
         """Return the order of the shelf's candidates, for a known state the one of the last minutes."""

@@ -207,7 +207,7 @@ class Recommender:
             held_back = self._held_back(query, subject)
             ready.allowed[held_back] = False
             shelf: Shelf | None = None
-            if self._ranked is not None and not query.filters and query.purchased != "due":
+            if self._ranked is not None and query.purchased != "due":
                 shelf = Shelf(self.bundle.catalog.on_sale(query.at), held_back)
         items = tuple(self._fill(subject, ready.allowed, query.n, shelf))
         return Recommendations(items, ready.ignored, state.unread)

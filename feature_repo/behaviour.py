@@ -76,7 +76,8 @@ PAIR: Final[dict[str, tuple[str, float]]] = {
 _OF_PRODUCT: Final = tuple(PAIR)[:8]
 _OF_CATEGORY: Final = [_OF_PRODUCT.index(name) for name in ("bought", "viewed", "share", "days_since_bought")]
 _SINCE_BOUGHT, _SINCE_SEEN, _GAP, _LATENESS, _SHARE = (
-    _OF_PRODUCT.index(name) for name in ("days_since_bought", "days_since_seen", "gap_days", "lateness", "share")
+    _OF_PRODUCT.index(name)
+    for name in ("days_since_bought", "days_since_seen", "gap_days", "lateness", "share")
 )
 _DEFAULTS: Final = np.array([PAIR[name][1] for name in _OF_PRODUCT])
 #: What an event of each kind counts as, by the kind's code: bought, viewed or returned.
@@ -169,7 +170,10 @@ class Behaviour:
         first_bought[whose[::-1]] = when[::-1]
         table[:-1, _GAP] = 0.0
         np.divide(
-            (last_bought - first_bought) / DAY_US, counts[:, 0] - 1, out=table[:-1, _GAP], where=counts[:, 0] > 1
+            (last_bought - first_bought) / DAY_US,
+            counts[:, 0] - 1,
+            out=table[:-1, _GAP],
+            where=counts[:, 0] > 1,
         )
         table[:-1, _LATENESS] = 0.0
         table[:-1, _SHARE] = counts[:, 0] / max(len(purchases_at), 1)

@@ -57,7 +57,7 @@ _PURCHASED: Final = ("indptr", "products", "days", "at")
 class Purchased:
     """Who had bought what when the bundle was made, one row a customer (CSR).
 
-    Customer row r bought ``products[indptr[r]:indptr[r + 1]]``, each on ``days`` distinct days and last at
+    Customer row r bought ``products[indptr[r]:indptr[r + 1]]``, ascending, each on ``days`` distinct days and last at
     ``at`` (µs since 1970).
     """
 

@@ -1,7 +1,7 @@
 """Which products have a value: columns of the catalog, coded once so that a filter costs microseconds.
 
-A text column is kept as codes, and a filter as a table from code to bool. Numbers and booleans are compared as they
-are. A product without a value has none of the asked ones.
+A text column is kept as the products of each text. Numbers and booleans are compared as they are. A product without a
+value has none of the asked ones.
 """
 
 from __future__ import annotations
@@ -30,15 +30,23 @@ class Texts:
 
     def __init__(self, column: pd.Series[Any]) -> None:
         codes, found = pd.factorize(column.astype("string"))
-        self._codes = np.asarray(codes, dtype=np.int32)
-        self._code = {str(text): code for code, text in enumerate(found)}
+        self._size = len(codes)
+        order = np.argsort(codes, kind="stable").astype(np.int32)
+        ends = np.searchsorted(codes[order], np.arange(len(found)), side="right")
+        starts = np.searchsorted(codes[order], np.arange(len(found)), side="left")
+        self._rows = {
+            str(text): order[start:end]
+            for text, start, end in zip(found, starts.tolist(), ends.tolist(), strict=True)
+        }
 
     def having(self, values: Sequence[Scalar]) -> Mask:
         """See ``Column``."""
-        wanted = np.zeros(len(self._code) + 1, dtype=np.bool_)  # the last place is that of −1: no value
-        known = [code for value in values if (code := self._code.get(str(value))) is not None]
-        wanted[known] = True
-        return np.asarray(wanted[self._codes])
+        mask = np.zeros(self._size, dtype=np.bool_)
+        for value in values:
+            rows = self._rows.get(str(value))
+            if rows is not None:
+                mask[rows] = True
+        return mask
 
 
 class Numbers:

@@ -121,8 +121,8 @@ class Ranked:
 
     def _leaves_enough(self, allowed: Mask, n: int, shelf: Shelf) -> bool:
         """Whether of the shelf's candidates so many should be allowed, as of the shelf are, that n can be chosen."""
-        share = np.count_nonzero(allowed) / max(np.count_nonzero(shelf.on_sale), 1)
-        return bool(share * self._candidates >= _CHOICE * n)
+        passing, on_sale = int(np.count_nonzero(allowed)), int(np.count_nonzero(shelf.on_sale))
+        return passing * self._candidates >= _CHOICE * n * on_sale
 
     def _of_shelf(self, subject: Subject, shelf: Shelf) -> _Order:
         """Return the order of the shelf's candidates, for a known state the one of the last minutes."""

@@ -160,12 +160,10 @@ def _owned(subject: Subject, products: Int32) -> Floats:
     found[:, 0], found[:, 1] = 0.0, NEVER_DAYS
     if not len(own.products):
         return found
-    order = np.argsort(own.products)
-    keys = own.products[order]
-    place = np.searchsorted(keys, products)
-    place[place == len(keys)] = 0
-    hit = np.flatnonzero(keys[place] == products)
-    rows = order[place[hit]]
+    place = np.searchsorted(own.products, products)
+    place[place == len(own.products)] = 0
+    hit = np.flatnonzero(own.products[place] == products)
+    rows = place[hit]
     found[hit, 0] = own.days[rows]
     found[hit, 1] = np.minimum((to_micros(subject.at) - own.last[rows]) / DAY_US, NEVER_DAYS)
     return found

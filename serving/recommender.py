@@ -139,10 +139,11 @@ class Recommender:
         self._rows = {str(c): row for row, c in enumerate(bundle.customers[s.CUSTOMER_ID].tolist())}
         self._segments: list[str] = bundle.customers[v.SEGMENT].astype(str).tolist()
         self._personal = personal(bundle)
+        self._popular = Popular(bundle)
         named: dict[str, Source | None] = {
             "personal": self._personal,
             "segment": Segment(bundle),
-            "popular": Popular(bundle),
+            "popular": self._popular,
         }
         self._chain = [source for name in bundle.manifest.policy.chain if (source := named[name]) is not None]
         self._ranked = self._second_stage()
@@ -319,7 +320,7 @@ class Recommender:
                 reason = Reason("similar_to", product_id=catalog.ids[to])
                 items.append(self._item(product, len(items) + 1, float(cosines[product]), name, reason))
             allowed[order] = False
-        popular, nobody = [Popular(self.bundle)], self.subject(Query(at=at), CustomerState())
+        popular, nobody = [self._popular], self.subject(Query(at=at), CustomerState())
         category = catalog.frame[s.CATEGORY]
         akin = allowed & category.isin(category.iloc[given].dropna()).to_numpy()
         stages: tuple[tuple[Mask, ReasonCode], ...] = ((akin, "same_category"), (allowed & ~akin, "popular"))

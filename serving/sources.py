@@ -6,6 +6,7 @@ first, with its own scores; what it has nothing to say about it leaves to the ne
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -47,10 +48,11 @@ def bought(bundle: Bundle, row: int | None, history: History) -> Bought:
     for product, at in zip(places[is_new].tolist(), history.at[is_new].tolist(), strict=True):
         days, last = known.get(product, (0, -DAY_US))
         known[product] = (days + (at // DAY_US > last // DAY_US), max(at, last))
+    products = sorted(known)
     return Bought(
-        np.fromiter(known, dtype=np.int32, count=len(known)),
-        np.array([days for days, _ in known.values()], dtype=np.int32),
-        np.array([last for _, last in known.values()], dtype=np.int64),
+        np.array(products, dtype=np.int32),
+        np.array([known[product][0] for product in products], dtype=np.int32),
+        np.array([known[product][1] for product in products], dtype=np.int64),
     )
 
 
@@ -152,7 +154,10 @@ class Vectors:
     def _spread(self, query: Float32) -> tuple[float, float, Float32]:
         """Return mean, standard deviation and, ascending, the scores of the sample themselves."""
         ordered = np.sort(self._sample @ query)
-        return float(ordered.mean()), max(float(ordered.std()), _LEAST), ordered
+        wide = ordered.astype(np.float64)
+        mean = float(wide.sum()) / len(wide)
+        wide -= mean
+        return mean, max(math.sqrt(float(wide @ wide) / len(wide)), _LEAST), ordered
 
     def _held(self, subject: Subject) -> dict[str, Any]:
         """Return where what the encoder makes of a subject is kept."""
@@ -234,8 +239,7 @@ class Near:
 
 def _lifted(scores: Float32, again: Int32, own: Bought, weight: float) -> Float32:
     """Lift the scores of products bought before (all in ``own``) by their purchase days."""
-    order = np.argsort(own.products)
-    days = own.days[order[np.searchsorted(own.products[order], again)]]
+    days = own.days[np.searchsorted(own.products, again)]
     return np.asarray(scores + np.float32(weight) * days, dtype=np.float32)
 
 
@@ -284,14 +288,14 @@ class Popular:
     def __init__(self, bundle: Bundle) -> None:
         self._order = bundle.popular
         self._scores = bundle.popular_scores
+        self._place = np.argsort(self._order)
 
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""
-        # what is allowed is mostly near the top: the whole order is looked through only where that does not do
-        for depth in (4 * n, len(self._order)):
-            kept = np.flatnonzero(allowed[self._order[:depth]])[:n]
-            if len(kept) == n:
-                break
+        # what is allowed is mostly near the top
+        kept = np.flatnonzero(allowed[self._order[: 4 * n]])[:n]
+        if len(kept) < n:
+            kept = np.sort(self._place[np.flatnonzero(allowed)])[:n]
         return Candidates(np.asarray(self._order[kept]), np.asarray(self._scores[kept]), "popular")
 
 

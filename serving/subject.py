@@ -18,7 +18,7 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Bought:
-    """What a customer ever bought: product indices (m,), on how many days, and when last (µs)."""
+    """What a customer ever bought: product indices (m,) ascending, on how many days, and when last (µs)."""
 
     products: Int32
     days: Int32

@@ -21,6 +21,7 @@ from feature_repo import schema as s
 from feature_repo.store import open_store
 from feature_repo.tables import Tables
 from serving.bundle import Bundle, load
+from serving.catalog import Filters
 from serving.errors import BundleError, ConfigError
 from serving.features import CustomerState, FrameReader
 from serving.ranker import Calibration, Trees
@@ -293,6 +294,7 @@ def test_a_remembered_order_is_the_one_that_would_be_made(data: TrainingSet, bun
     at = data.as_of + timedelta(hours=1)
     ids = data.customers.ids[:25]
     kept = {c: replace(st, memo={}) for c, st in zip(ids, data.reader.read(ids, at), strict=True)}
+    prices = np.sort(data.catalog.frame[s.PRICE].to_numpy(dtype=float))
     for number, customer in enumerate(ids):
         first = recommender.answer(Query(at=at, customer_id=customer), kept[customer]).product_ids
         turns: list[dict[str, Any]] = [
@@ -303,6 +305,8 @@ def test_a_remembered_order_is_the_one_that_would_be_made(data: TrainingSet, bun
             {"context": tuple(data.catalog.ids[number : number + 2])},
             {"n": 100},
             {"exclude": tuple(data.catalog.ids[:60])},
+            {"filters": Filters(price_max=float(prices[len(prices) // 2]))},
+            {"filters": Filters(price_max=float(prices[5])), "n": 4},
             {},
         ]
         for turn in turns:

@@ -114,6 +114,15 @@ def test_what_is_remembered_of_a_state_changes_no_answer(
     assert ("vector" in remembered.memo) >= bool(after)  # type: ignore[operator]
 
 
+@settings(max_examples=200, deadline=None)
+@given(asked=st.lists(queries, min_size=2, max_size=6))
+def test_the_one_state_of_whom_nothing_is_kept_is_everybodys(asked: list[Query]) -> None:
+    """Of those too whom the bundle knows, with purchases and a segment of their own."""
+    blank = CustomerState(memo={}, is_blank=True)
+    for query in asked:
+        assert RECOMMENDER.answer(query, blank) == RECOMMENDER.answer(query, CustomerState())
+
+
 @settings(max_examples=1500, deadline=None)
 @given(query=queries, seen=events, segment=st.sampled_from(["", "category:tea", "unheard of"]))
 def test_exactly_n_of_those_that_pass_the_hard_rules(

@@ -181,6 +181,16 @@ def test_online_history_is_cut_at_the_asked_instant(online: StoreConfig, feature
     assert (cut.at < whole.at[len(whole) // 2]).all()
 
 
+def test_all_of_whom_the_store_has_nothing_are_one(online: StoreConfig, features: Built) -> None:
+    reader, at = reader_of(online), features[1].as_of
+    known = latest(features[1], v.CUSTOMER_RECENT)[s.CUSTOMER_ID].iloc[0]
+    one, other, somebody = reader.read(["nobody", "no one", known], at)
+    assert one is other
+    assert one.is_blank
+    assert not somebody.is_blank
+    assert dict(one.row) == served_defaults()
+
+
 def test_a_state_is_given_again_as_long_as_its_row_is_the_same(
     online: StoreConfig, features: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import partial
@@ -35,8 +36,8 @@ _VIEWS: Final = (v.CUSTOMER_FEATURES, v.CUSTOMER_FACTS, v.CUSTOMER_ATTRIBUTES, v
 _WHOLE: Final = (v.CUSTOMER_ATTRIBUTES, v.CUSTOMER_RECENT)
 #: Rows that cannot be read are told once in so many seconds.
 _TELL_SECONDS: Final = 60.0
-#: States of at least so many customers, those read last, are kept, about 8 KB each.
-KEPT: Final = 2048
+#: States of so many customers, those read last, are kept, about 12 KB each.
+KEPT: Final = 4096
 
 
 class OnlineReader(FeatureReader):
@@ -74,8 +75,7 @@ class OnlineReader(FeatureReader):
         self._timeout_ms = timeout_ms
         self._corrupt = corrupt
         self._told = -_TELL_SECONDS
-        self._kept: dict[str, tuple[Row, CustomerState]] = {}
-        self._kept_before: dict[str, tuple[Row, CustomerState]] = {}
+        self._kept: OrderedDict[str, tuple[Row, CustomerState]] = OrderedDict()
         wanted = {*self._defaults, *also}
         columns = [
             (view, name)
@@ -146,19 +146,15 @@ class OnlineReader(FeatureReader):
     def _state(self, customer: str, row: Row, at: datetime) -> CustomerState:
         if not any(row):
             return self._blank
-        kept = self._kept.get(customer) or self._kept_before.get(customer)
+        kept = self._kept.pop(customer, None)
         state = kept[1] if kept is not None and kept[0] == row else self._parsed(customer, row)
         if state is None:
             return CustomerState(MappingProxyType(dict(self._defaults)), unread=True)
-        self._keep(customer, row, state)
+        self._kept[customer] = row, state
+        while len(self._kept) > KEPT:
+            self._kept.popitem(last=False)
         history = state.history.before(at)
         return state if history is state.history else CustomerState(state.row, history)
-
-    def _keep(self, customer: str, row: Row, state: CustomerState) -> None:
-        """Keep a state; of two generations the older one goes when the younger is full."""
-        if len(self._kept) >= KEPT:
-            self._kept, self._kept_before = {}, self._kept
-        self._kept[customer] = row, state
 
     def _parsed(self, customer: str, row: Row) -> CustomerState | None:
         """Return the state that a row says; None, told and counted, where it cannot be read."""

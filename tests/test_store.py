@@ -217,9 +217,12 @@ def test_a_state_is_given_again_as_long_as_its_row_is_the_same(
     state = reader.read([first], at)[0]
     assert state.segment != "moved"
     monkeypatch.setattr("serving.online.KEPT", 2)
-    for other in others[:3]:
+    for other in others[:2]:
         reader.read([other], at)
-    assert reader.read([first], at)[0] is state  # of the older generation
+    assert reader.read([first], at)[0] is not state
+    state = reader.read([first], at)[0]
+    reader.read(others[:1], at)
+    assert reader.read([first], at)[0] is state
     reader.read(others, at)
     assert reader.read([first], at)[0] is not state  # those read last are kept, and no more
 

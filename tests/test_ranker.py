@@ -151,6 +151,23 @@ def test_everybody_has_a_chance_and_strangers_get_n(data: TrainingSet, bundle: B
         assert len(answer.items) == min(100, on_sale)
 
 
+def test_whom_the_model_does_not_know_gets_the_sources_own_order_and_chances(
+    data: TrainingSet, bundle: Bundle
+) -> None:
+    """An order learnt from those with a history says nothing of strangers: theirs is that of the unranked chain."""
+    policy = bundle.manifest.policy.model_copy(update={"ranker": None})
+    plain = replace(bundle, manifest=bundle.manifest.model_copy(update={"policy": policy}), ranker=None)
+    ranked, unranked = (Recommender(one, data.reader) for one in (bundle, plain))
+    silent = sorted(set(data.origin.known) - set(data.customers.ids))
+    for customer in (silent[0], "nobody"):
+        query = Query(at=data.as_of, customer_id=customer, n=15)
+        answer = ranked.recommend([query])[0]
+        assert answer.product_ids == unranked.recommend([query])[0].product_ids
+        assert {item.source for item in answer.items} <= {"segment", "popular"}
+        told = ranked.score([customer], answer.product_ids, data.as_of)[0]
+        assert told == pytest.approx([item.score for item in answer.items], rel=1e-5)
+
+
 def test_a_bundle_read_again_answers_alike_and_names_what_it_reads(
     data: TrainingSet, bundle: Bundle, tmp_path: Path
 ) -> None:

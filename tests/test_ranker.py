@@ -168,6 +168,41 @@ def test_whom_the_model_does_not_know_gets_the_sources_own_order_and_chances(
         assert told == pytest.approx([item.score for item in answer.items], rel=1e-5)
 
 
+def drawn_rarely(rows: Any, bought: Any, weight: Any, near: Any, *, customers: int) -> fit.Examples:
+    """Return examples of as many keys a customer, of whom nothing is known but four numbers without a meaning."""
+    each = len(rows) // customers
+    noise = np.random.default_rng(9).normal(size=(customers, 4))
+    return fit.Examples(
+        rows=rows.astype(np.float32),
+        customer=np.repeat(noise, each, axis=0).astype(np.float32),
+        group=np.repeat(np.arange(customers), each),
+        bought=bought,
+        near=near,
+        weight=weight,
+    )
+
+
+def test_chances_put_pairs_in_order_where_purchases_are_rare_and_all_drawn() -> None:
+    """One pair in hundreds is bought and all of those are keys: what tells nothing must not outweigh the margin."""
+    generator = np.random.default_rng(4)
+    customers, each = 800, 60
+    bought = generator.random(customers * each) < 0.2
+    near = np.ones(len(bought), dtype=np.bool_)
+    rows = generator.normal(size=(len(bought), 1)) + 1.5 * bought[:, None]
+    weight = np.where(bought, 1.0, 100.0)
+    examples = drawn_rarely(rows, bought, weight, near, customers=customers)
+    settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "monotone_constraints": [1]}
+    order = Trees(lightgbm.train(settings, lightgbm.Dataset(examples.rows, bought), 20).model_to_string())
+    calibrates = examples.group % 4 == 0
+    trees, calibration = fit._chance(order, examples, calibrates, seed=0, threads=1)
+    margins = order.margins(examples.rows)
+    read = np.ascontiguousarray(np.column_stack([margins, examples.customer]), dtype=np.float32)
+    chances = calibration(trees.margins(read))
+    held = [part[calibrates] for part in (bought, weight)]
+    assert auc(chances[calibrates], *held) > auc(margins[calibrates], *held) - 0.02
+    assert np.average(chances, weights=weight) == pytest.approx(np.average(bought, weights=weight), rel=0.1)
+
+
 def test_a_bundle_read_again_answers_alike_and_names_what_it_reads(
     data: TrainingSet, bundle: Bundle, tmp_path: Path
 ) -> None:

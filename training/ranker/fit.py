@@ -37,7 +37,9 @@ Bools = NDArray[np.bool_]
 _CALIBRATES: Final = 4
 #: Features by which a margin only rises, or only falls: a model's own order is not turned round by chance.
 _MONOTONE: Final = {"retrieval.z": 1, "retrieval.above": -1, "retrieval.lifted": 1}
-CHANCE: Final = {"num_leaves": 8, "learning_rate": 0.2, "min_data_in_leaf": 500}
+#: ``max_delta_step``: all purchases are drawn and few of the rest, so that a leaf of purchases would step by the
+#: inverse of their share in the shop, hundreds where a few are right.
+CHANCE: Final = {"num_leaves": 8, "learning_rate": 0.2, "min_data_in_leaf": 500, "max_delta_step": 1.0}
 CHANCE_TREES: Final = 30
 
 

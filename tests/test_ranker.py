@@ -23,6 +23,7 @@ from feature_repo.tables import Tables
 from serving.bundle import Bundle, load
 from serving.errors import BundleError, ConfigError
 from serving.features import CustomerState, FrameReader
+from serving.manifest import RankerSpec
 from serving.ranker import Calibration, Trees
 from serving.ranking import FIXED, FRESHEST
 from serving.recommender import Query, Recommender
@@ -201,6 +202,23 @@ def test_chances_put_pairs_in_order_where_purchases_are_rare_and_all_drawn() -> 
     held = [part[calibrates] for part in (bought, weight)]
     assert auc(chances[calibrates], *held) > auc(margins[calibrates], *held) - 0.02
     assert np.average(chances, weights=weight) == pytest.approx(np.average(bought, weights=weight), rel=0.1)
+
+
+def test_what_is_far_is_put_below_what_is_near_and_far_purchases_do_not_lift_it() -> None:
+    """What sells puts candidates in order, and far products sell as well: that they are far has to count too."""
+    generator = np.random.default_rng(5)
+    customers, each = 300, 40
+    near = np.tile(np.arange(each) < 25, customers)
+    place = np.where(near, generator.uniform(1, 3, len(near)), generator.uniform(-2, 0, len(near)))
+    sells = generator.normal(size=len(near))
+    bought = generator.random(len(near)) < np.where(near, 0.2 * (sells > 0), 0.3)
+    rows = np.column_stack([place, sells])
+    examples = drawn_rarely(rows, bought, np.where(near | bought, 1.0, 50.0), near, customers=customers)
+    spec = RankerSpec(horizon_days=28, candidates=25, features=("retrieval.z", "product.trend"), customer=())
+    order = fit._order(RankerConfig(), spec, examples, seed=0, threads=1)
+    margins = order.margins(examples.rows)
+    assert auc(margins[sells > 0], near[sells > 0]) > 0.9
+    assert auc(margins[near], sells[near] > 0) > 0.9, "among candidates the order is still learnt"
 
 
 def test_a_bundle_read_again_answers_alike_and_names_what_it_reads(

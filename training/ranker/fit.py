@@ -181,9 +181,13 @@ def _numeric(frame: pd.DataFrame) -> list[str]:
 
 
 def _order(config: RankerConfig, spec: RankerSpec, examples: Examples, *, seed: int, threads: int) -> Trees:
-    """Fit trees that put the candidates of a customer in order: LambdaMART (Burges, MSR-TR-2010-82)."""
+    """Fit trees that put the candidates of a customer in order: LambdaMART (Burges, MSR-TR-2010-82).
+
+    The lists have products that are no candidates too, so that those get margins below. Purchases of such products are
+    left out: they are all drawn and the rest are few, which would put what is far above what is near.
+    """
     has_some = np.bincount(examples.group, weights=examples.bought & examples.near) > 0
-    learnt = examples.only(examples.near & has_some[examples.group])
+    learnt = examples.only((examples.near | ~examples.bought) & has_some[examples.group])
     if not len(learnt.rows):
         raise TooLittleError(
             "expected purchases of products that the retrieval model finds, found none; leave the ranker out"

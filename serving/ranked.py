@@ -1,7 +1,8 @@
 """The second stage: candidates of all sources, put in order by the chance that the customer buys them.
 
 What was bought before comes in where it may be shown; then the personal model's, the favourites of the segment and what
-is popular. A product keeps the source that found it first.
+is popular. A product keeps the source that found it first. Of whom the personal model knows nothing, the candidates
+stay as the sources give them: the trees learnt an order from those it knows. Chances are told all the same.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ class Ranked:
         told = (len(spec.features), 1 + len(spec.customer))
         if widths != told:
             raise BundleError(f"expected trees over {told} features, found them over {widths}; publish anew")
-        self._candidates = spec.candidates
+        self._model = model
         self._ranker = bundle.ranker
         self._features = RankingFeatures(bundle, model, spec.features, bundle.ranker.products, spec.customer)
         self._pool = Pool(bundle, model, spec.candidates)
@@ -142,7 +143,8 @@ class Ranked:
         with stage("rank"):
             rows, alone = self._features.of(subject, products)
             margins = self._ranker.order.margins(rows)
-            best = np.argsort(-margins, kind="stable")
+            is_known = self._model.vector(subject) is not None
+            best = np.argsort(-margins, kind="stable") if is_known else np.arange(len(products))
             return _Order(products[best], margins[best], best, alone, source)
 
     def chances(self, subject: Subject, products: Int32) -> Floats:

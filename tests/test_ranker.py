@@ -24,6 +24,7 @@ from serving.bundle import Bundle, load
 from serving.catalog import Filters
 from serving.errors import BundleError, ConfigError
 from serving.features import CustomerState, FrameReader
+from serving.manifest import RankerSpec
 from serving.ranker import Calibration, Trees
 from serving.ranking import FIXED, FRESHEST
 from serving.recommender import Query, Recommender
@@ -150,6 +151,75 @@ def test_everybody_has_a_chance_and_strangers_get_n(data: TrainingSet, bundle: B
     for customer in (silent[0], "nobody", None):
         answer = recommender.recommend([Query(at=data.as_of, customer_id=customer, n=100)])[0]
         assert len(answer.items) == min(100, on_sale)
+
+
+def test_whom_the_model_does_not_know_gets_the_sources_own_order_and_chances(
+    data: TrainingSet, bundle: Bundle
+) -> None:
+    """An order learnt from those with a history says nothing of strangers: theirs is that of the unranked chain."""
+    policy = bundle.manifest.policy.model_copy(update={"ranker": None})
+    plain = replace(bundle, manifest=bundle.manifest.model_copy(update={"policy": policy}), ranker=None)
+    ranked, unranked = (Recommender(one, data.reader) for one in (bundle, plain))
+    silent = sorted(set(data.origin.known) - set(data.customers.ids))
+    for customer in (silent[0], "nobody"):
+        query = Query(at=data.as_of, customer_id=customer, n=15)
+        answer = ranked.recommend([query])[0]
+        assert answer.product_ids == unranked.recommend([query])[0].product_ids
+        assert {item.source for item in answer.items} <= {"segment", "popular"}
+        told = ranked.score([customer], answer.product_ids, data.as_of)[0]
+        assert told == pytest.approx([item.score for item in answer.items], rel=1e-5)
+
+
+def drawn_rarely(rows: Any, bought: Any, weight: Any, near: Any, *, customers: int) -> fit.Examples:
+    """Return examples of as many keys a customer, of whom nothing is known but four numbers without a meaning."""
+    each = len(rows) // customers
+    noise = np.random.default_rng(9).normal(size=(customers, 4))
+    return fit.Examples(
+        rows=rows.astype(np.float32),
+        customer=np.repeat(noise, each, axis=0).astype(np.float32),
+        group=np.repeat(np.arange(customers), each),
+        bought=bought,
+        near=near,
+        weight=weight,
+    )
+
+
+def test_chances_put_pairs_in_order_where_purchases_are_rare_and_all_drawn() -> None:
+    """One pair in hundreds is bought and all of those are keys: what tells nothing must not outweigh the margin."""
+    generator = np.random.default_rng(4)
+    customers, each = 800, 60
+    bought = generator.random(customers * each) < 0.2
+    near = np.ones(len(bought), dtype=np.bool_)
+    rows = generator.normal(size=(len(bought), 1)) + 1.5 * bought[:, None]
+    weight = np.where(bought, 1.0, 100.0)
+    examples = drawn_rarely(rows, bought, weight, near, customers=customers)
+    settings = {"objective": "binary", "verbose": -1, "num_threads": 1, "monotone_constraints": [1]}
+    order = Trees(lightgbm.train(settings, lightgbm.Dataset(examples.rows, bought), 20).model_to_string())
+    calibrates = examples.group % 4 == 0
+    trees, calibration = fit._chance(order, examples, calibrates, seed=0, threads=1)
+    margins = order.margins(examples.rows)
+    read = np.ascontiguousarray(np.column_stack([margins, examples.customer]), dtype=np.float32)
+    chances = calibration(trees.margins(read))
+    held = [part[calibrates] for part in (bought, weight)]
+    assert auc(chances[calibrates], *held) > auc(margins[calibrates], *held) - 0.02
+    assert np.average(chances, weights=weight) == pytest.approx(np.average(bought, weights=weight), rel=0.1)
+
+
+def test_what_is_far_is_put_below_what_is_near_and_far_purchases_do_not_lift_it() -> None:
+    """What sells puts candidates in order, and far products sell as well: that they are far has to count too."""
+    generator = np.random.default_rng(5)
+    customers, each = 300, 40
+    near = np.tile(np.arange(each) < 25, customers)
+    place = np.where(near, generator.uniform(1, 3, len(near)), generator.uniform(-2, 0, len(near)))
+    sells = generator.normal(size=len(near))
+    bought = generator.random(len(near)) < np.where(near, 0.2 * (sells > 0), 0.3)
+    rows = np.column_stack([place, sells])
+    examples = drawn_rarely(rows, bought, np.where(near | bought, 1.0, 50.0), near, customers=customers)
+    spec = RankerSpec(horizon_days=28, candidates=25, features=("retrieval.z", "product.trend"), customer=())
+    order = fit._order(RankerConfig(), spec, examples, seed=0, threads=1)
+    margins = order.margins(examples.rows)
+    assert auc(margins[sells > 0], near[sells > 0]) > 0.9
+    assert auc(margins[near], sells[near] > 0) > 0.9, "among candidates the order is still learnt"
 
 
 def test_a_bundle_read_again_answers_alike_and_names_what_it_reads(

@@ -21,7 +21,7 @@ class RankerConfig(Config):
     windows: int = Field(default=2, ge=1)
     candidates: int = Field(default=200, ge=10)
     negatives: int = Field(default=200, ge=1)
-    others: int = Field(default=20, ge=1)
+    others: int = Field(default=50, ge=1)
     buyers: int = Field(default=3000, ge=1)
     bystanders: int = Field(default=500, ge=1)
     top: int = Field(default=20, ge=1)

@@ -37,7 +37,9 @@ Bools = NDArray[np.bool_]
 _CALIBRATES: Final = 4
 #: Features by which a margin only rises, or only falls: a model's own order is not turned round by chance.
 _MONOTONE: Final = {"retrieval.z": 1, "retrieval.above": -1, "retrieval.lifted": 1}
-CHANCE: Final = {"num_leaves": 8, "learning_rate": 0.2, "min_data_in_leaf": 500}
+#: ``max_delta_step``: all purchases are drawn and few of the rest, so that a leaf of purchases would step by the
+#: inverse of their share in the shop, hundreds where a few are right.
+CHANCE: Final = {"num_leaves": 8, "learning_rate": 0.2, "min_data_in_leaf": 500, "max_delta_step": 1.0}
 CHANCE_TREES: Final = 30
 
 
@@ -179,9 +181,13 @@ def _numeric(frame: pd.DataFrame) -> list[str]:
 
 
 def _order(config: RankerConfig, spec: RankerSpec, examples: Examples, *, seed: int, threads: int) -> Trees:
-    """Fit trees that put the candidates of a customer in order: LambdaMART (Burges, MSR-TR-2010-82)."""
+    """Fit trees that put the candidates of a customer in order: LambdaMART (Burges, MSR-TR-2010-82).
+
+    The lists have products that are no candidates too, so that those get margins below. Purchases of such products are
+    left out: they are all drawn and the rest are few, which would put what is far above what is near.
+    """
     has_some = np.bincount(examples.group, weights=examples.bought & examples.near) > 0
-    learnt = examples.only(examples.near & has_some[examples.group])
+    learnt = examples.only((examples.near | ~examples.bought) & has_some[examples.group])
     if not len(learnt.rows):
         raise TooLittleError(
             "expected purchases of products that the retrieval model finds, found none; leave the ranker out"

@@ -84,6 +84,7 @@ class Ranked:
         if widths != told:
             raise BundleError(f"expected trees over {told} features, found them over {widths}; publish anew")
         self._model = model
+        self._candidates = spec.candidates
         self._ranker = bundle.ranker
         self._features = RankingFeatures(bundle, model, spec.features, bundle.ranker.products, spec.customer)
         self._pool = Pool(bundle, model, spec.candidates)

@@ -348,8 +348,8 @@ def test_what_was_shown_is_learnt_from(data: TrainingSet, bundle: Bundle, tmp_pa
 
 def test_the_drawn_ranker_is_as_large_as_the_one_that_ships() -> None:
     shipped = RankerConfig()
-    drawn = (shop_ranker.TREES, shop_ranker.LEAVES, shop_ranker.CANDIDATES)
-    assert drawn == (shipped.trees, shipped.leaves, shipped.candidates)
+    drawn = (shop_ranker.TREES, shop_ranker.LEAVES, shop_ranker.DEPTH, shop_ranker.CANDIDATES)
+    assert drawn == (shipped.trees, shipped.leaves, shipped.depth, shipped.candidates)
     assert (fit.CHANCE_TREES, fit.CHANCE["num_leaves"]) == (
         shop_ranker.CHANCE_TREES,
         shop_ranker.CHANCE_LEAVES,

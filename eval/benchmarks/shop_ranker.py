@@ -28,8 +28,9 @@ from serving.sources import Vectors
 Floats = NDArray[np.float64]
 
 #: Of the ranker that ships, and of its trees of chances (``training.ranker``).
-TREES: Final = 40
+TREES: Final = 30
 LEAVES: Final = 15
+DEPTH: Final = 5
 CHANCE_TREES: Final = 30
 CHANCE_LEAVES: Final = 8
 CANDIDATES: Final = 200
@@ -60,7 +61,7 @@ def with_ranker(bundle: Bundle, shop: Shop, states: list[CustomerState], *, seed
     stacked = np.concatenate(rows)
     bought = generator.random(len(stacked)) < 1.0 / (1.0 + np.exp(3.0 - _pull(stacked)))
     group = [len(one) for one in rows]
-    order = _trees("lambdarank", TREES, LEAVES, stacked, bought, group=group)
+    order = _trees("lambdarank", TREES, LEAVES, stacked, bought, group=group, depth=DEPTH)
     alone = np.repeat([one for _, one in found], group, axis=0)
     alike = np.column_stack([order.margins(stacked), alone]).astype(np.float32)
     chance = _trees("binary", CHANCE_TREES, CHANCE_LEAVES, alike, bought)
@@ -86,7 +87,16 @@ def _pull(rows: NDArray[np.float32]) -> Floats:
     return np.asarray(pull + 0.2 * rows[:, -1], dtype=np.float64)
 
 
-def _trees(objective: str, count: int, leaves: int, rows: Any, label: Any, group: Any = None) -> Trees:
+def _trees(
+    objective: str, count: int, leaves: int, rows: Any, label: Any, *, group: Any = None, depth: int = -1
+) -> Trees:
     told = lightgbm.Dataset(np.ascontiguousarray(rows), label=label.astype(np.float32), group=group)
-    settings = {"objective": objective, "num_leaves": leaves, "verbose": -1, "num_threads": 1, "seed": 0}
+    settings = {
+        "objective": objective,
+        "num_leaves": leaves,
+        "max_depth": depth,
+        "verbose": -1,
+        "num_threads": 1,
+        "seed": 0,
+    }
     return Trees(lightgbm.train(settings, told, num_boost_round=count).model_to_string())

@@ -201,6 +201,7 @@ def _order(config: RankerConfig, spec: RankerSpec, examples: Examples, *, seed: 
         "objective": "lambdarank",
         "lambdarank_truncation_level": config.top,
         "num_leaves": config.leaves,
+        "max_depth": config.depth,
         "learning_rate": config.learning_rate,
         "min_data_in_leaf": config.min_leaf,
         "lambda_l2": config.l2,

@@ -1,8 +1,9 @@
 """Whether the reading of experiments can be trusted: thousands of simulated experiments whose truth is known.
 
-Values are as a shop has them: about three customers in a hundred buy within the window, what they spend is lognormal, and who
-bought before buys again. Each experiment goes through the very functions that read real ones. False alarms are counted where
-the arms are alike (A/A), coverage where one has a known lift (A/B), and the check of shares with and without a lossy log.
+Values are as a shop has them: about three customers in a hundred buy within the window, what they spend is
+lognormal, and who bought before buys again. Each experiment goes through the very functions that read real ones.
+False alarms are counted where the arms are alike (A/A), coverage where one has a known lift (A/B), and the check of
+shares with and without a lossy log.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
 
 from eval.experiment.effect import Effect, effect
 from eval.experiment.looks import EveryLook, OneLook
@@ -126,8 +128,8 @@ def _no_effect(
 ) -> dict[str, float | int]:
     wrong: dict[str, list[Floats]] = {}
 
-    def note(name: str, rejected: Floats) -> None:
-        wrong.setdefault(name, []).append(rejected)
+    def note(name: str, rejected: npt.ArrayLike) -> None:
+        wrong.setdefault(name, []).append(np.asarray(rejected, dtype=np.float64))
 
     every = EveryLook(2 * size.customers)
     for done in range(0, runs, _AT_ONCE):
@@ -155,7 +157,7 @@ def _known_lift(
     every = EveryLook(2 * size.customers)
     told: dict[str, list[Floats]] = {}
 
-    def note(name: str, values: Floats) -> None:
+    def note(name: str, values: npt.ArrayLike) -> None:
         told.setdefault(name, []).append(np.asarray(values, dtype=np.float64))
 
     for done in range(0, runs, _AT_ONCE):
@@ -203,7 +205,9 @@ def _shares(generator: np.random.Generator, *, runs: int, customers: int) -> dic
 
 def _arms(both: Moments) -> tuple[Moments, Moments]:
     first, second = (
-        Moments(both.n[:, arm], both.y[:, arm], both.x[:, arm], both.yy[:, arm], both.xx[:, arm], both.xy[:, arm])
+        Moments(
+            both.n[:, arm], both.y[:, arm], both.x[:, arm], both.yy[:, arm], both.xx[:, arm], both.xy[:, arm]
+        )
         for arm in (0, 1)
     )
     return first, second

@@ -1,9 +1,9 @@
 """One row a customer: which variant they saw first and when, and what they did in the window that began then.
 
-The customer is what was assigned, so the customer is what is counted: every exposure and purchase is gathered into one row,
-once. What was done before the first exposure is the customer's own past; nothing of the window is in it. Who saw two
-variants belongs to neither; who was never identified cannot be followed; whose window is not over has not had the time.
-All of them are counted and told.
+The customer is what was assigned, so the customer is what is counted: every exposure and purchase is gathered into
+one row, once. What was done before the first exposure is the customer's own past; nothing of the window is in it.
+Who saw two variants belongs to neither; who was never identified cannot be followed; whose window is not over has
+not had the time. All of them are counted and told.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ class Enrolled:
     Attributes
     ----------
     rows : DataFrame
-        A row a customer: ``customer_id``, ``variant``, ``start``, ``end``, ``standing`` (new or existing), the counts and
-        sums of the window, and those of the past (``past_…``).
+        A row a customer: ``customer_id``, ``variant``, ``start``, ``end``, ``standing`` (new or existing), the
+        counts and sums of the window, and those of the past (``past_…``).
     seen : dict
         Variant → customers who saw it and no other, the window over or not.
     crossed, immature, anonymous
@@ -97,8 +97,8 @@ def enrol(
     ConfigError
         A window or past of no days.
     DataError
-        A column is missing, nothing is known of the experiment, more than a hundredth of its customers saw two variants, or
-        nobody is left.
+        A column is missing, nothing is known of the experiment, more than a hundredth of its customers saw two
+        variants, or nobody is left.
     """
     if window_days < 1 or past_days < 1:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""The difference between two variants, in the unit of the metric and relative to the control, with intervals and p-value."""
+"""The difference between two variants, in the unit of the metric and relative to the control, with intervals."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ def effect(control: Estimate, treatment: Estimate, looks: Looks, *, confidence: 
     """Compare two independent arms.
 
     The difference has unequal variances (Welch, Biometrika 1947). The relative interval holds the r for which
-    ``treatment − (1 + r) · control`` cannot be told from zero (Fieller, JRSS B 1954), so that it is right also where the
-    control's mean is uncertain; it leaves zero out where the other one does.
+    ``treatment − (1 + r) · control`` cannot be told from zero (Fieller, JRSS B 1954), so that it is right also where
+    the control's mean is uncertain; it leaves zero out where the other one does.
     Where no customer differs from another there is no error, and the interval has no width.
 
     Parameters
@@ -81,8 +81,3 @@ def effect(control: Estimate, treatment: Estimate, looks: Looks, *, confidence: 
             error=error,
             p=p,
         )
-
-
-def negligible(effect: Effect) -> bool:
-    """Return whether an effect of one experiment has no error at all: nobody in either arm differs."""
-    return bool(effect.error == 0)

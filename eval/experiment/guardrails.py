@@ -1,11 +1,11 @@
 """What must not get worse: each guardrail holds, is broken, or is not known yet.
 
-A guardrail is a test of non-inferiority: it *holds* only where the interval leaves out a harm as large as the margin, it is
-*broken* where the interval lies beyond the margin, and in between the experiment has not told (CONSORT, Piaggio et al.,
-JAMA 2012). Not having seen a harm is not the same as having ruled one out.
+A guardrail is a test of non-inferiority: it *holds* only where the interval leaves out a harm as large as the
+margin, it is *broken* where the interval lies beyond the margin, and in between the experiment has not told
+(CONSORT, Piaggio et al., JAMA 2012). Not having seen a harm is not the same as having ruled one out.
 
-How many different products a variant shows grows with how many customers it is shown to, and is no mean of theirs. So the
-variants are compared at the same number of customers (rarefaction; Hurlbert, Ecology 1971), with a jackknife
+How many different products a variant shows grows with how many customers it is shown to, and is no mean of theirs.
+So the variants are compared at the same number of customers (rarefaction; Hurlbert, Ecology 1971), with a jackknife
 over groups of customers for its error (Efron & Tibshirani 1993, chapter 11).
 """
 
@@ -149,7 +149,7 @@ def coverage(shown: pd.DataFrame, size: int, products: int) -> Estimate:
 
 
 def _rarefied(reached: Floats, n: int, size: int) -> float:
-    """Return how many products at least one of ``size`` customers out of ``n`` sees, each seen by ``reached`` of them."""
+    """Return how many products ``size`` customers out of ``n`` see between them, each seen by ``reached`` of all."""
     left = n - reached
     possible = left >= size
     log_missed = (

@@ -1,9 +1,10 @@
-"""When an experiment is looked at: once, at the end that was planned, or every day. That decides how wide an interval is.
+"""When an experiment is looked at: once, at the planned end, or every day; that decides how wide an interval is.
 
 An interval for one look is too narrow for whoever looks until something shows. The one for every look is an asymptotic
 confidence sequence: with the stated confidence it holds at all looks together, so that stopping at any of them, for any
-reason, is allowed. It is the normal mixture of the mSPRT (Robbins 1970; Johari, Koomen, Pekelis & Walsh, Operations Research
-2022) with estimated variance (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, Annals of Statistics 2024, theorem 2.2).
+reason, is allowed. It is the normal mixture of the mSPRT (Robbins 1970; Johari, Koomen, Pekelis & Walsh, Operations
+Research 2022) with estimated variance (Waudby-Smith, Arbour, Sinha, Kennedy & Ramdas, Annals of Statistics 2024,
+theorem 2.2).
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class EveryLook:
     Parameters
     ----------
     expected : int
-        At how many customers of both arms the interval shall be narrowest beside one for one look. It must be set before
-        the data are seen. Ten times too small or too large costs some 5 to 15 % of width.
+        At how many customers of both arms the interval shall be narrowest beside one for one look. It must be set
+        before the data are seen. Ten times too small or too large costs some 5 to 15 % of width.
     tuned : float
         The α for which it shall be narrowest there.
     """

@@ -131,9 +131,9 @@ class Moments:
 def adjusted(control: Moments, treatment: Moments) -> tuple[Estimate, Estimate]:
     """Return the means of ``y`` less what the customers' own past ``x`` explains: CUPED.
 
-    Deng, Xu, Kohavi & Walker (WSDM 2013), eq. 4: θ = cov(y, x) / var(x) within the arms, the past centred at the mean of
-    both. The past lies before the first exposure, so the adjustment moves no true effect; the error shrinks by the
-    factor 1 − ρ². Where the past does not vary, nothing is adjusted.
+    Deng, Xu, Kohavi & Walker (WSDM 2013), eq. 4: θ = cov(y, x) / var(x) within the arms, the past centred at the
+    mean of both. The past lies before the first exposure, so the adjustment moves no true effect; the error shrinks
+    by the factor 1 − ρ². Where the past does not vary, nothing is adjusted.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         xx = control.xx + treatment.xx

@@ -12,14 +12,20 @@ from feature_repo.errors import ConfigError
 
 
 def required_customers(
-    spread2: float, smallest: float, looks: Looks, *, share: float, confidence: float = 0.95, power: float = 0.8
+    spread2: float,
+    smallest: float,
+    looks: Looks,
+    *,
+    share: float,
+    confidence: float = 0.95,
+    power: float = 0.8,
 ) -> int | None:
     """Return how many customers, of both arms together, show an effect of ``smallest`` with the chance ``power``.
 
-    The error of a difference is √(``spread2`` / n); it must be so small that the interval's reach and the quantile of the
-    power fit into the effect (Cohen 1988, §2.3; van Belle, *Statistical Rules of Thumb*, 2008, §2). Where the experiment is
-    looked at every day the reach grows with n, and n is found by repetition; it is then an upper bound, since most
-    experiments show the effect at an earlier look.
+    The error of a difference is √(``spread2`` / n); it must be so small that the interval's reach and the quantile
+    of the power fit into the effect (Cohen 1988, §2.3; van Belle, *Statistical Rules of Thumb*, 2008, §2). Where the
+    experiment is looked at every day the reach grows with n, and n is found by repetition; it is then an upper
+    bound, since most experiments show the effect at an earlier look.
 
     Parameters
     ----------

@@ -1,9 +1,9 @@
 """Whether the split is the one that was planned: asked before any effect is looked at.
 
-Where customers are lost from one variant (a slower page, a crash, a log that drops, bots that are filtered) those who stay
-are others than those of the other variant, and every difference between them is suspect. The check is cheap, and about
-one in sixteen experiments of a large site fails it (Fabijan, Gupchup, Gupta, Omhover, Qin, Vermeer & Dmitriev, "Diagnosing
-Sample Ratio Mismatch in Online Controlled Experiments", KDD 2019).
+Where customers are lost from one variant (a slower page, a crash, a log that drops, bots that are filtered) those
+who stay are others than those of the other variant, and every difference between them is suspect. The check is
+cheap, and about one in sixteen experiments of a large site fails it (Fabijan, Gupchup, Gupta, Omhover, Qin, Vermeer
+& Dmitriev, "Diagnosing Sample Ratio Mismatch in Online Controlled Experiments", KDD 2019).
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ EXPOSED: Final = (s.REQUEST_ID, s.AT, s.CUSTOMER_ID, EXPERIMENT, VARIANT, s.PROD
 # columns of the rows that are made
 START: Final = "start"
 END: Final = "end"
-STANDING: Final = "standing"
+STANDING: Final = "customer"
 EXPOSURES: Final = "exposures"
 PURCHASES: Final = "purchases"
 CONVERTED: Final = "converted"

@@ -32,7 +32,7 @@ RETURNED: Final = "returns"
 COVERAGE: Final = "coverage"
 LATENCY: Final = "latency"
 #: The largest harm that is put up with, as a share of the control's figure.
-MARGINS: Final[Mapping[str, float]] = {RETURNED: 0.10, COVERAGE: 0.10, LATENCY: 0.10}
+MARGINS: Final[Mapping[str, float]] = {RETURNED: 0.25, COVERAGE: 0.10, LATENCY: 0.10}
 #: Whether more is better.
 _MORE: Final = {RETURNED: False, COVERAGE: True, LATENCY: False}
 _GROUPS: Final = 20

@@ -21,6 +21,7 @@ from eval.experiment.results import (
     SliceRow,
     Verdict,
 )
+from eval.report.look import p_value, percent
 
 
 def verdict(
@@ -63,11 +64,11 @@ def _distrust(setting: Setting, arms: Sequence[Arm], shares: Shares, told: list[
     return Verdict(
         decision="distrust",
         variant=setting.control,
-        sentence=f"Do not read an effect from this experiment: {seen} (p {p_text(shares.p)}). Customers are missing or "
-        "doubled in a variant, so those who are left do not compare.",
+        sentence=f"Do not read an effect from this experiment: {seen} (p {p_value(shares.p)}). Customers are missing "
+        "or doubled in a variant, so those who are left do not compare.",
         reasons=[
-            "Where to look: redirects or errors of one variant, exposures that are logged later in one than in the "
-            "other, bots, customers assigned anew, shares that were changed on the way. Find the cause, and begin again.",
+            "Where to look: redirects or errors of one variant, exposures logged later in one than in the other, "
+            "bots, customers assigned anew, shares that were changed on the way. Find the cause, and begin again.",
             *told,
         ],
     )
@@ -98,13 +99,13 @@ def _judged(
         return (
             "go on",
             f"Go on: {found}, surely higher than with {setting.control}, but it is not yet known whether "
-            f"{', '.join(unknown)} {'holds' if len(unknown) == 1 else 'hold'}.",
+            f"the guardrail{'s' if len(unknown) > 1 else ''} {' and '.join(unknown)} hold{'' if len(unknown) > 1 else 's'}.",
         )
     highest = row.change.relative_high
     if highest is not None and highest < setting.smallest:
         return (
             "keep",
-            f"Keep {setting.control}: {found}, so that a gain of {setting.smallest:.1%} is ruled out.",
+            f"Keep {setting.control}: {found}, so that a gain of {percent(setting.smallest)} is ruled out.",
         )
     if setting.looks == "one":
         return "keep", f"Keep {setting.control}: at the planned end {found}, which may be chance."
@@ -115,8 +116,8 @@ def _wait(plan: Plan, setting: Setting) -> str:
     if plan.required is None:
         return "how many customers are needed cannot be told yet"
     need = (
-        f"{plan.required:,} customers of both find a gain of {setting.smallest:.1%} "
-        f"with a chance of {setting.power:.0%}"
+        f"{plan.required:,} customers of both find a gain of {percent(setting.smallest)} "
+        f"with a chance of {percent(setting.power, 0)}"
     )
     if plan.days == 0:
         return f"{need}, and {plan.read:,} are read, so that a gain of that size would probably have shown"
@@ -127,23 +128,23 @@ def _wait(plan: Plan, setting: Setting) -> str:
 def words(change: Change, confidence: float) -> str:
     """Write a change in words, relative where it can be."""
     if change.relative is None or change.relative_low is None or change.relative_high is None:
-        return f"{change.difference:+.4f} ({confidence:.0%} interval {change.low:+.4f} to {change.high:+.4f})"
+        return f"{change.difference:+.4f} ({percent(confidence, 0)} interval {change.low:+.4f} to {change.high:+.4f})"
     return (
-        f"{abs(change.relative):.1%} {'higher' if change.relative >= 0 else 'lower'} ({confidence:.0%} interval "
-        f"{change.relative_low:+.1%} to {change.relative_high:+.1%})"
+        f"{percent(abs(change.relative))} {'higher' if change.relative >= 0 else 'lower'} ({percent(confidence, 0)} interval "
+        f"{signed(change.relative_low)} to {signed(change.relative_high)})"
     )
 
 
-def p_text(p: float) -> str:
-    """Write a p-value."""
-    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
+def signed(share: float) -> str:
+    """Write a share as a percentage with its sign."""
+    return f"{100 * share:+.1f} %".replace("-", "−")
 
 
 def _past(deciding: Sequence[MetricRow]) -> list[str]:
     known = [row for row in deciding if row.narrowed is not None]
     return [
         f"Taking out what the customers' own past explains made the interval of {row.metric} ({row.variant}) "
-        f"{row.narrowed:.1%} narrower."
+        f"{percent(row.narrowed)} narrower."
         for row in known
         if row.narrowed is not None
     ]
@@ -153,7 +154,7 @@ def _guards(guardrails: Sequence[GuardrailRow]) -> list[str]:
     said = {"holds": "holds", "broken": "is broken", "open": "is not known yet"}
     return [
         f"Guardrail {row.guardrail} ({row.variant}) {said[row.state]}: {row.control:.4g} → {row.treatment:.4g}, "
-        f"margin {row.margin:.0%}."
+        f"margin {percent(row.margin, 0)}."
         for row in guardrails
     ]
 
@@ -166,8 +167,8 @@ def _sliced(slices: Sequence[SliceRow], setting: Setting) -> list[str]:
     if not sure:
         return ["In no single group of customers is a difference sure after correction for their number."]
     return [
-        f"For {row.dimension} {row.value} {setting.metric} with {row.variant} is "
-        f"{words(row.change, setting.confidence)}; corrected p {p_text(row.p_holm)}."
+        f"Where {row.dimension} is {row.value}, {setting.metric} with {row.variant} is "
+        f"{words(row.change, setting.confidence)}; corrected p {p_value(row.p_holm)}."
         for row in sure
         if row.change is not None and row.p_holm is not None
     ]

@@ -7,8 +7,9 @@ p-values corrected (Holm). Deliberately absent: any choice of the deciding metri
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import numpy as np
@@ -160,7 +161,7 @@ def read(
         expected=asked.expected,
         margins=margins(asked.margins),
         immature=immature,
-        now=now.to_pydatetime(),
+        now=_instant(now),
     )
     rows = enrolled.rows
     by_variant = {variant: rows[rows[c.VARIANT] == variant] for variant in shares}
@@ -179,8 +180,8 @@ def read(
         crossed=enrolled.crossed,
         immature=enrolled.immature,
         anonymous=enrolled.anonymous,
-        first=rows[c.START].min().to_pydatetime(),
-        last=rows[c.START].max().to_pydatetime(),
+        first=_instant(rows[c.START].min()),
+        last=_instant(rows[c.START].max()),
     )
     told = Shares(p=check.p, threshold=check.threshold, failed=check.failed)
     comparing = _Comparing(setting, looks, confidence)
@@ -349,7 +350,7 @@ class _Comparing:
             if enough(pair[0], pair[1], self._setting.metric):
                 change = self._compare(pair[0], pair[1], self._setting.metric)[1]
                 yield Look(
-                    at=min(at, pd.Timestamp(self._setting.now)).to_pydatetime(),
+                    at=_instant(min(at, pd.Timestamp(self._setting.now))),
                     variant=variant,
                     customers=sum(map(len, pair)),
                     change=Change.of(change),
@@ -383,6 +384,10 @@ def enough(control: pd.DataFrame, treatment: pd.DataFrame, metric: str) -> bool:
     return varies and min(len(control), len(treatment)) >= _FEWEST and sum(counts) >= _FEWEST_WITH
 
 
+def _instant(at: pd.Timestamp) -> datetime:
+    return at.floor("us").to_pydatetime()
+
+
 def _shown(exposures: pd.DataFrame, name: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the distinct products of each customer's window."""
     own = exposures.loc[exposures[c.EXPERIMENT] == name, [s.CUSTOMER_ID, s.AT, s.PRODUCT_ID]]
@@ -400,8 +405,3 @@ def _sorted(rows: pd.DataFrame, attributes: pd.DataFrame | None) -> dict[str, pd
             if 2 <= held[column].nunique() <= _MOST_VALUES:
                 found[str(column)] = held[column].map(str, na_action="ignore")
     return found
-
-
-def treatments(reading: Reading) -> Sequence[str]:
-    """Return the variants other than the control."""
-    return [arm.variant for arm in reading.arms if arm.variant != reading.setting.control]

@@ -98,8 +98,8 @@ def _judged(
     if row.change.low > 0:
         return (
             "go on",
-            f"Go on: {found}, surely higher than with {setting.control}, but it is not yet known whether "
-            f"the guardrail{'s' if len(unknown) > 1 else ''} {' and '.join(unknown)} hold{'' if len(unknown) > 1 else 's'}.",
+            f"Go on: {found}, surely higher than with {setting.control}, but what must not get worse "
+            f"({', '.join(unknown)}) is not yet known to hold.",
         )
     highest = row.change.relative_high
     if highest is not None and highest < setting.smallest:
@@ -129,10 +129,9 @@ def words(change: Change, confidence: float) -> str:
     """Write a change in words, relative where it can be."""
     if change.relative is None or change.relative_low is None or change.relative_high is None:
         return f"{change.difference:+.4f} ({percent(confidence, 0)} interval {change.low:+.4f} to {change.high:+.4f})"
-    return (
-        f"{percent(abs(change.relative))} {'higher' if change.relative >= 0 else 'lower'} ({percent(confidence, 0)} interval "
-        f"{signed(change.relative_low)} to {signed(change.relative_high)})"
-    )
+    way = "higher" if change.relative >= 0 else "lower"
+    ends = f"{signed(change.relative_low)} to {signed(change.relative_high)}"
+    return f"{percent(abs(change.relative))} {way} ({percent(confidence, 0)} interval {ends})"
 
 
 def signed(share: float) -> str:

@@ -14,10 +14,11 @@ import pyarrow.parquet as pq
 import typer
 
 from eval.experiment import customers as c
+from eval.experiment.comparison import CLICKS, CONVERSION, PER_EXPOSURE, VALUE
 from eval.experiment.guardrails import margins
 from eval.experiment.looks import EXPECTED
 from eval.experiment.page import write_experiment
-from eval.experiment.reading import CLICKS, CONVERSION, PER_EXPOSURE, VALUE, Asked, read
+from eval.experiment.reading import Asked, read
 from feature_repo import schema as s
 from feature_repo.tables import Tables
 from serving.errors import ConfigError, DataError

@@ -102,13 +102,13 @@ def test_ratio_has_the_error_of_customers_not_of_exposures() -> None:
     rng = np.random.default_rng(3)
     n = 4000
     taste = rng.gamma(0.5, 2.0, n)
-    shown = 1 + rng.poisson(20, n)
-    bought = rng.poisson(0.02 * taste * shown)
+    shown = 1 + rng.poisson(10 * taste)  # who buys more sees more, so that both vary together
+    bought = rng.poisson(0.1 * shown * rng.gamma(1.0, 1.0, n))
     found = Moments.of(bought, shown).ratio()
     drawn = rng.integers(n, size=(2000, n))
     ratios = bought[drawn].sum(axis=1) / shown[drawn].sum(axis=1)
     error = float(np.sqrt(found.error2))
-    assert float(found.mean) == bought.sum() / shown.sum()
+    assert float(found.mean) == pytest.approx(bought.sum() / shown.sum(), rel=1e-12)
     assert error == pytest.approx(ratios.std(), rel=0.06)  # 2000 resamples fix a deviation to 1.6 %
     binomial = np.sqrt(found.mean * (1 - found.mean) / shown.sum())
     assert binomial < 0.9 * error
@@ -127,6 +127,19 @@ def test_past_narrows_by_its_correlation_and_moves_nothing() -> None:
     assert float(narrow.error / plain.error) == pytest.approx(0.6, abs=0.01)
     assert float(narrow.difference) == pytest.approx(0.5, abs=4 * float(narrow.error))
     assert float(narrow.error) == pytest.approx(1.2 * np.sqrt(2 / n), rel=0.02)
+
+
+def test_adjustment_is_the_regression_on_arm_and_past() -> None:
+    """A second derivation: the coefficient of the arm beside the past, by least squares."""
+    rng = np.random.default_rng(8)
+    past, arm = rng.gamma(1.0, 3.0, 400), np.repeat([0, 1], (150, 250))
+    past += 2.0 * arm  # as unequal as chance could hardly have it
+    now = 3 + 0.7 * past + 0.4 * arm + rng.normal(0, 1, 400)
+    found = effect(
+        *adjusted(*(Moments.of(now[arm == side], past[arm == side]) for side in (0, 1))), OneLook()
+    )
+    coefficients = np.linalg.lstsq(np.column_stack([np.ones(400), arm, past]), now, rcond=None)[0]
+    assert float(found.difference) == pytest.approx(coefficients[1], rel=1e-9)
 
 
 def test_past_without_variation_changes_nothing() -> None:

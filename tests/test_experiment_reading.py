@@ -129,12 +129,13 @@ def test_the_order_of_rows_does_not_matter(first: int, second: int) -> None:
     pd.testing.assert_frame_equal(one, other)
 
 
-def test_what_happens_after_the_reading_changes_nothing() -> None:
+@pytest.mark.parametrize("immature", [False, True])
+def test_what_happens_after_the_reading_changes_nothing(immature: bool) -> None:
     frames = planted(customers=500, seed=4)
     now = BEGUN + 25 * DAY
     cut = {name: frames[name][frames[name][s.AT] <= now] for name in ("exposures", s.INTERACTIONS)}
-    whole = c.enrol(frames["exposures"], frames[s.INTERACTIONS], NAME, now=now)
-    short = c.enrol(cut["exposures"], cut[s.INTERACTIONS], NAME, now=now)
+    whole = c.enrol(frames["exposures"], frames[s.INTERACTIONS], NAME, now=now, immature=immature)
+    short = c.enrol(cut["exposures"], cut[s.INTERACTIONS], NAME, now=now, immature=immature)
     pd.testing.assert_frame_equal(whole.rows, short.rows)
     assert whole.seen == short.seen
 
@@ -175,6 +176,8 @@ def test_a_planted_lift_is_found_and_shipped() -> None:
         ("region", "north"),
         ("region", "south"),
     }
+    p_values = sorted((one.change.p, one.p_holm) for one in found.slices if one.change is not None)
+    assert p_values[0][1] == pytest.approx(4 * p_values[0][0])  # four groups
     assert found.looks[-1].customers == 12_000 == sum(arm.read for arm in found.arms)
     assert found.looks[0].customers < 6000
     assert sum("narrower" in reason for reason in found.verdict.reasons) == 1

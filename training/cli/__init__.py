@@ -22,6 +22,7 @@ from training.cli import (
     demo,
     evaluate,
     events,
+    experiment,
     features,
     models,
     recommend,
@@ -50,6 +51,7 @@ for group in (
     serve,
     recommend,
     events,
+    experiment,
     benchmark,
 ):
     group.register(app)

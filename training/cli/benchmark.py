@@ -16,7 +16,7 @@ import typer
 
 from serving.errors import ConfigError
 from serving.settings import Settings
-from training.cli import benchmark_ranking, benchmark_service
+from training.cli import benchmark_experiment, benchmark_ranking, benchmark_service
 from training.cli.progress import shown
 
 
@@ -31,6 +31,7 @@ def register(app: typer.Typer) -> None:
     group.command("index")(index_command)
     group.command("recovery")(recovery_command)
     group.command("world")(world_command)
+    benchmark_experiment.register(group)
     benchmark_ranking.register(group)
     benchmark_service.register(group)
     app.add_typer(group, name="benchmark")

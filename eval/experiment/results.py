@@ -1,0 +1,193 @@
+"""``experiment.json``: everything the reading of an experiment found, in a versioned schema that the report only shows.
+
+Changes are treatment less control. Where the check of shares fails there are no changes at all.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime
+from pathlib import Path
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from eval.experiment.effect import Effect
+from eval.experiment.guardrails import State
+
+SCHEMA_VERSION: Final = 1
+RESULTS: Final = "experiment.json"
+Decision = Literal["ship", "keep", "go on", "distrust"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Change(_Strict):
+    """A difference with its interval and p-value; the relative one is None where the control is not told from zero."""
+
+    difference: float
+    low: float
+    high: float
+    relative: float | None
+    relative_low: float | None
+    relative_high: float | None
+    p: float
+
+    @classmethod
+    def of(cls, effect: Effect) -> Change:
+        """Take the effect of one experiment."""
+
+        def known(value: object) -> float | None:
+            number = float(value)  # type: ignore[arg-type]
+            return number if math.isfinite(number) else None
+
+        return cls(
+            difference=float(effect.difference),
+            low=float(effect.low),
+            high=float(effect.high),
+            relative=known(effect.relative),
+            relative_low=known(effect.relative_low),
+            relative_high=known(effect.relative_high),
+            p=float(effect.p),
+        )
+
+
+class Setting(_Strict):
+    """What was asked, before the data were seen; ``smallest`` is the relative effect that is worth finding."""
+
+    experiment: str
+    control: str
+    metric: str
+    window_days: int
+    past_days: int
+    confidence: float
+    power: float
+    smallest: float
+    looks: Literal["every", "one"]
+    expected: int
+    margins: dict[str, float]
+    immature: bool
+    now: datetime
+
+
+class Arm(_Strict):
+    """A variant: its planned share, customers who saw it and how many were expected, customers read, exposures."""
+
+    variant: str
+    share: float
+    seen: int
+    expected: float
+    read: int
+    exposures: int
+
+
+class Counts(_Strict):
+    """Who was left out of the reading, and why."""
+
+    crossed: int
+    immature: int
+    anonymous: int
+    first: datetime
+    last: datetime
+
+
+class Shares(_Strict):
+    """The check of shares."""
+
+    p: float
+    threshold: float
+    failed: bool
+
+
+class MetricRow(_Strict):
+    """A metric of a treatment beside the control.
+
+    ``change`` is adjusted by the customers' own past where ``narrowed`` is not None: by that share the adjustment
+    shrank the interval; ``plain`` is the change without it. ``p_holm`` is corrected among all rows that do not decide.
+    """
+
+    metric: str
+    variant: str
+    decides: bool
+    control: float
+    treatment: float
+    change: Change
+    plain: Change
+    narrowed: float | None
+    p_holm: float | None
+
+
+class GuardrailRow(_Strict):
+    """A guardrail of a treatment."""
+
+    guardrail: str
+    variant: str
+    control: float
+    treatment: float
+    change: Change
+    margin: float
+    state: State
+
+
+class SliceRow(_Strict):
+    """The deciding metric for one kind of customer; ``change`` is None where there are too few to tell."""
+
+    dimension: str
+    value: str
+    variant: str
+    customers: int
+    change: Change | None
+    p_holm: float | None
+
+
+class Look(_Strict):
+    """The deciding metric as it stood at an earlier instant."""
+
+    at: datetime
+    variant: str
+    customers: int
+    change: Change
+
+
+class Plan(_Strict):
+    """Customers of control and treatment needed to find the smallest effect, those read, and days from now."""
+
+    variant: str
+    required: int | None
+    read: int
+    days: int | None
+
+
+class Verdict(_Strict):
+    """What to do. ``variant`` is the one to ship, or the control to keep."""
+
+    decision: Decision
+    variant: str
+    sentence: str
+    reasons: list[str]
+
+
+class Reading(_Strict):
+    """An experiment, read."""
+
+    schema_version: int = SCHEMA_VERSION
+    setting: Setting
+    arms: list[Arm]
+    counts: Counts
+    shares: Shares
+    metrics: list[MetricRow]
+    guardrails: list[GuardrailRow]
+    slices: list[SliceRow]
+    looks: list[Look]
+    plan: list[Plan]
+    rare: list[str]
+    verdict: Verdict
+
+    def write(self, directory: Path) -> Path:
+        """Write ``experiment.json`` into ``directory``, which is made; return its path."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / RESULTS
+        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        return path

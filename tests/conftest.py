@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 
 from eval.world import World, WorldConfig, simulate
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
     from eval.redis_server import RedisServer
     from tests.event_stores import Store
     from tests.tiny_shop import Shop
+
+# a machine that others use too takes its time; speed is for benchmarks
+hypothesis.settings.register_profile("unhurried", deadline=None)
+hypothesis.settings.load_profile("unhurried")
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 WORLD = WorldConfig(customers=300, products=120, months=8, seed=7)

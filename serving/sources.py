@@ -290,6 +290,10 @@ class Popular:
         self._scores = bundle.popular_scores
         self._place = np.argsort(self._order)
 
+    def scores(self, products: Int32) -> Float32:
+        """Return the scores of products (m,)."""
+        return np.asarray(self._scores[self._place[products]])
+
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""
         # what is allowed is mostly near the top

@@ -15,6 +15,7 @@ from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
+from itertools import repeat
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -231,11 +232,13 @@ class Recommender:
             subject = self.subject(query, state, ready.context)
             held_back = self._held_back(query, subject)
             ready.allowed[held_back] = False
-            offered, soft = self.bundle.catalog.on_sale(query.at), None
+            offered = on_sale = self.bundle.catalog.on_sale(query.at)
+            soft: Soft | None = None
             if self.rules is not None:
                 asked = Asked(query.at, query.surface, subject.segment, state.row)
                 offered, soft = self.rules.passing(offered, asked), self.rules.soft(asked)
-                np.logical_and(ready.allowed, offered, out=ready.allowed)
+                if offered is not on_sale:
+                    np.logical_and(ready.allowed, offered, out=ready.allowed)
             shelf: Shelf | None = None
             if self._ranked is not None and query.purchased != "due":
                 shelf = Shelf(offered, held_back)
@@ -423,19 +426,16 @@ class Recommender:
             drawn = self._ranked.drawn(subject, allowed, n, shelf)
         if rest is not None and len(drawn) < n:
             drawn += self._drawn(self._chain, subject, rest, n - len(drawn))
+        if soft is not None:
+            propensities += [1.0] * (len(drawn) - len(propensities))  # nothing was left to chance
         with stage("reasons"):
             reasons = self._reasons.of([(product, source) for product, _, source in drawn], subject)
-            items = [
-                self._item(product, rank, score, source, reason)
-                for rank, ((product, score, source), reason) in enumerate(
-                    zip(drawn, reasons, strict=True), start=1
+            return [
+                self._item(product, rank, score, source, reason, propensity)
+                for rank, ((product, score, source), reason, propensity) in enumerate(
+                    zip(drawn, reasons, propensities or repeat(None), strict=False), start=1
                 )
             ]
-        if soft is None:
-            return items
-        certain = [1.0] * (len(items) - len(propensities))  # nothing was left to chance
-        told = zip(items, [*propensities, *certain], strict=True)
-        return [item._replace(propensity=propensity) for item, propensity in told]
 
     def _arranged(
         self, subject: Subject, allowed: Mask, query: Query, shelf: Shelf | None, soft: Soft
@@ -483,10 +483,18 @@ class Recommender:
             left[found.products] = False
         return drawn
 
-    def _item(self, product: int, rank: int, score: float, source: str, reason: Reason) -> Recommendation:
+    def _item(
+        self,
+        product: int,
+        rank: int,
+        score: float,
+        source: str,
+        reason: Reason,
+        propensity: float | None = None,
+    ) -> Recommendation:
         catalog = self.bundle.catalog
         return Recommendation(
-            catalog.ids[product], catalog.names[product], rank, float(score), source, reason
+            catalog.ids[product], catalog.names[product], rank, float(score), source, reason, propensity
         )
 
 

@@ -171,18 +171,19 @@ class _Answer:
         self._held[slot] = held
         self._room.take(self._room.code(self._product(held.place)))
 
-    def _place(self, product: int) -> int:
-        """Return the place of a product, which is added to the draws where it is not yet there."""
-        found = np.flatnonzero(self._draws.products == product)
-        if len(found):
-            return int(found[0])
-        self._draws.named(np.array([product], dtype=np.int32))
-        return len(self._draws.products) - 1
+    def _places(self, products: Sequence[int]) -> list[int]:
+        """Return the places of products, which are added to the draws where they are not yet there."""
+        drawn = self._draws.products.tolist()
+        missing = [product for product in products if product not in drawn]
+        self._draws.named(np.array(missing, dtype=np.int32))
+        drawn += missing
+        return [drawn.index(product) for product in products]
 
     def pin(self, pins: Mapping[int, int]) -> None:
         """Put products into their slots."""
-        for slot, product in pins.items():
-            self._put(slot, Slot(self._place(product), PINNED))
+        if pins:
+            for slot, place in zip(pins, self._places(list(pins.values())), strict=True):
+                self._put(slot, Slot(place, PINNED))
 
     def fill(self, soft: Soft, nearness: Nearness | None) -> None:
         """Give the free slots to candidates."""
@@ -197,7 +198,8 @@ class _Answer:
                 place = choice.next_of_all()
             assert place is not None, "at least as many candidates are drawn as there are slots"
             self._put(slot, Slot(place))
-            choice.took(place)
+            if slot != free[-1]:
+                choice.took(place)
 
     def _choice(self, soft: Soft, nearness: Nearness | None) -> InOrder | Marginal:
         products = self._draws.products
@@ -282,4 +284,4 @@ class _Answer:
         if chosen == greedy:
             self._held[slot] = held._replace(propensity=likely)
         else:
-            self._put(slot, Slot(self._place(chosen), EXPLORE, likely))
+            self._put(slot, Slot(self._places([chosen])[0], EXPLORE, likely))

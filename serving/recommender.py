@@ -126,6 +126,25 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
+class Case:
+    """What a query comes to for a customer: who asks, what may be shown, and which soft rules order it.
+
+    ``allowed`` (products,) passes the hard rules and is not looked at now; ``rest`` passes and is looked at, None where
+    nothing is. ``held_back`` (indices) is what the purchased policy keeps out.
+    """
+
+    query: Query
+    subject: Subject
+    allowed: Mask
+    rest: Mask | None
+    held_back: NDArray[np.int32]
+    shelf: Shelf | None
+    asked: Asked | None
+    soft: Soft | None
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Search:
     """What a query comes down to where vectors alone answer it: the best of ``vector`` (d,) but ``held_back``."""
 
@@ -228,22 +247,33 @@ class Recommender:
         return _Prepared(context, allowed, tuple(dict.fromkeys([*ignored, *unknown])))
 
     def _answer(self, query: Query, state: CustomerState, ready: _Prepared) -> Recommendations:
+        case = self._case(query, state, ready)
+        return Recommendations(tuple(self._fill(case)), ready.ignored, state.unread)
+
+    def case(self, query: Query, state: CustomerState) -> Case:
+        """Return what a query comes to for a customer whose state is known; raises as ``recommend``."""
+        return self._case(query, state, self._prepare(query))
+
+    def _case(self, query: Query, state: CustomerState, ready: _Prepared) -> Case:
         with stage("filters"):
-            subject = self.subject(query, state, ready.context)
+            subject, allowed = self.subject(query, state, ready.context), ready.allowed
             held_back = self._held_back(query, subject)
-            ready.allowed[held_back] = False
+            allowed[held_back] = False
             offered = on_sale = self.bundle.catalog.on_sale(query.at)
-            soft: Soft | None = None
+            asked, soft = None, None
             if self.rules is not None:
                 asked = Asked(query.at, query.surface, subject.segment, state.row)
-                offered, soft = self.rules.passing(offered, asked), self.rules.soft(asked)
+                offered, soft = self.rules.passing(on_sale, asked), self.rules.soft(asked)
                 if offered is not on_sale:
-                    np.logical_and(ready.allowed, offered, out=ready.allowed)
-            shelf: Shelf | None = None
+                    np.logical_and(allowed, offered, out=allowed)
+            shelf, rest = None, None
             if self._ranked is not None and query.purchased != "due":
                 shelf = Shelf(offered, held_back)
-        items = tuple(self._fill(subject, ready.allowed, query, shelf, soft))
-        return Recommendations(items, ready.ignored, state.unread)
+            if len(subject.context):
+                rest = np.zeros_like(allowed)
+                rest[subject.context] = allowed[subject.context]
+                allowed[subject.context] = False
+        return Case(query, subject, allowed, rest, held_back, shelf, asked, soft, ready.ignored)
 
     def _offered(self, at: datetime, filters: Filters) -> Mask:
         """Return the products on sale that pass the filters, the caller's to change."""
@@ -408,28 +438,20 @@ class Recommender:
             case "allow":
                 return own.products[:0]
 
-    def _fill(
-        self, subject: Subject, allowed: Mask, query: Query, shelf: Shelf | None, soft: Soft | None
-    ) -> list[Recommendation]:
-        n, context = query.n, subject.context
-        rest: Mask | None = None
-        if len(context):
-            rest = np.zeros_like(allowed)
-            rest[context] = allowed[context]
-            allowed = allowed & ~rest
-        propensities: list[float] = []
-        if soft is not None and not soft.is_empty:
-            drawn, propensities = self._arranged(subject, allowed, query, shelf, soft)
+    def _fill(self, case: Case) -> list[Recommendation]:
+        n, propensities = case.query.n, list[float]()
+        if case.soft is not None and not case.soft.is_empty:
+            drawn, propensities = self.arranged(case, case.soft)
         elif self._ranked is None:
-            drawn = self._drawn(self._chain, subject, allowed, n)
+            drawn = self._drawn(self._chain, case.subject, case.allowed, n)
         else:
-            drawn = self._ranked.drawn(subject, allowed, n, shelf)
-        if rest is not None and len(drawn) < n:
-            drawn += self._drawn(self._chain, subject, rest, n - len(drawn))
-        if soft is not None:
+            drawn = self._ranked.drawn(case.subject, case.allowed, n, case.shelf)
+        if case.rest is not None and len(drawn) < n:
+            drawn += self._drawn(self._chain, case.subject, case.rest, n - len(drawn))
+        if case.soft is not None:
             propensities += [1.0] * (len(drawn) - len(propensities))  # nothing was left to chance
         with stage("reasons"):
-            reasons = self._reasons.of([(product, source) for product, _, source in drawn], subject)
+            reasons = self._reasons.of([(product, source) for product, _, source in drawn], case.subject)
             return [
                 self._item(product, rank, score, source, reason, propensity)
                 for rank, ((product, score, source), reason, propensity) in enumerate(
@@ -437,16 +459,17 @@ class Recommender:
                 )
             ]
 
-    def _arranged(
-        self, subject: Subject, allowed: Mask, query: Query, shelf: Shelf | None, soft: Soft
-    ) -> tuple[list[Told], list[float]]:
-        """Draw and put in order by soft rules; return what was drawn, and with which propensity it stands there."""
+    def draws(self, case: Case) -> Draws:
+        """Return draws for a case, nothing drawn yet."""
+        scores = partial(self._scores_of, case.subject)
+        return Draws(self._chain, self._ranked, case.subject, shelf=case.shelf, scores=scores)
+
+    def arranged(self, case: Case, soft: Soft) -> tuple[list[Told], list[float]]:
+        """Draw and put in order by soft rules; return what stands in the slots, and with which propensity each."""
         assert self.rules is not None
-        draws = Draws(
-            self._chain, self._ranked, subject, shelf=shelf, scores=partial(self._scores_of, subject)
-        )
+        draws = self.draws(case)
         arrangement = Arrangement(self.rules.categories, self._nearness)
-        slots = arrangement.of(soft, draws, allowed, query.n, query.request_id)
+        slots = arrangement.of(soft, draws, case.allowed, case.query.n, case.query.request_id)
         told = draws.told([slot.place for slot in slots])
         drawn = [
             (product, score, slot.source or source)

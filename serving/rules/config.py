@@ -211,10 +211,10 @@ class RulesFile(_Strict):
     eligibility: list[Eligibility] = []
     age: list[Age] = []
     due: Due | None = None
-    pin: list[Pin] = []
     boost: list[Boost] = []
     cap: list[Cap] = []
     diversity: list[Diversity] = []
+    pin: list[Pin] = []
     new: list[New] = []
     explore: list[Explore] = []
 

@@ -72,11 +72,17 @@ class Rules:
         #: (products,) code of each product's category, −1 without one.
         self.categories: NDArray[np.int64] = codes.astype(np.int64)
         self._codes = {str(category): code for code, category in enumerate(found)}
-        self._ordering: tuple[Rule, ...] = (
-            *file.pin, *file.boost, *file.cap, *file.diversity, *file.new, *file.explore
+        self._names = {code: category for category, code in self._codes.items()}
+        #: The soft rules, in the order in which they are applied.
+        self.ordering: tuple[Rule, ...] = (
+            *file.boost, *file.cap, *file.diversity, *file.pin, *file.new, *file.explore
         )  # fmt: skip
         self._edition: object = None
         self._held: dict[tuple[int, ...], tuple[Soft, New | None]] = {}
+
+    def category_of(self, product: int) -> str | None:
+        """Return the category of a product; None without one."""
+        return self._names.get(int(self.categories[product]))
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
@@ -88,6 +94,12 @@ class Rules:
     def hash(self) -> str:
         """SHA-256 of what the file says, whatever its comments and layout."""
         return hashlib.sha256(self.file.model_dump_json(by_alias=True).encode()).hexdigest()
+
+    def check_customers(self, attributes: Collection[str]) -> None:
+        """Raise ``ConfigError`` where a rule asks for an attribute of customers that is not among ``attributes``."""
+        for rule in self.hard.rules:
+            if isinstance(rule, Eligibility | Age):
+                _known(rule.customer, attributes, "an attribute of the customers", rule.name)
 
     def passing(self, on_sale: Mask, asked: Asked) -> Mask:
         """Return which products (products,) are on sale and pass the hard rules; see ``Hard.passing``."""
@@ -103,7 +115,7 @@ class Rules:
         """Return the soft rules of a request; ``only`` some of them, for who wants to see what each does."""
         holding = tuple(
             place
-            for place, rule in enumerate(self._ordering)
+            for place, rule in enumerate(self.ordering)
             if rule.holds(asked.at, asked.surface, asked.segment) and (only is None or rule in only)
         )
         edition = self._catalog.edition
@@ -111,7 +123,7 @@ class Rules:
             self._held, self._edition = {}, edition
         kept, held = self._held, self._held.get(holding)
         if held is None:
-            held = kept[holding] = self._resolved([self._ordering[place] for place in holding])
+            held = kept[holding] = self._resolved([self.ordering[place] for place in holding])
         soft, new = held
         if new is None:
             return soft
@@ -186,9 +198,8 @@ def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Collection[st
     file = read(path)
     try:
         rules = Rules(file, bundle)
-        for rule in rules.hard.rules:
-            if customer_attributes is not None and isinstance(rule, Eligibility | Age):
-                _known(rule.customer, customer_attributes, "an attribute of the customers", rule.name)
+        if customer_attributes is not None:
+            rules.check_customers(customer_attributes)
     except ConfigError as error:
         raise ConfigError(f"{error}; correct {path}") from None
     return rules

@@ -26,6 +26,7 @@ from training.cli import (
     models,
     recommend,
     refresh,
+    rules,
     serve,
     train,
     tune,
@@ -49,6 +50,7 @@ for group in (
     models,
     serve,
     recommend,
+    rules,
     events,
     benchmark,
 ):

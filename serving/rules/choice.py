@@ -125,11 +125,14 @@ class Marginal:
         trade_off: float,
         nearness: Nearness,
     ) -> None:
-        size = len(products)
-        self._units = nearness.units(products)
+        size = len(order)
+        self._order = order
+        self._turn = np.empty(size, dtype=np.intp)
+        self._turn[order] = np.arange(size)
+        # all of these in order, so that of equals the first one is chosen
+        self._units = nearness.units(products[order])
+        self._relevance = (trade_off * (1.0 - np.arange(size) / size)).astype(np.float32)
         self._weight = np.float32(1.0 - trade_off)
-        self._relevance = np.full(size, -np.inf, dtype=np.float32)
-        self._relevance[order] = trade_off * (1.0 - np.arange(len(order)) / len(order))
         self._nearest: NDArray[np.float32] | None = None
         self._values = self._relevance
         self._codes = codes
@@ -138,21 +141,23 @@ class Marginal:
     def next(self) -> int | None:
         """See ``InOrder``."""
         values = self._values
-        while values[place := int(values.argmax())] > -np.inf:
+        while values[turn := int(values.argmax())] > -np.inf:
+            place = int(self._order[turn])
             code = self._codes[place]
             if self._room.has(code):
                 return place
-            values = np.where(np.array(self._codes) == code, -np.inf, values)
+            values = np.where(np.array(self._codes)[self._order] == code, -np.inf, values)
         return None
 
     def next_of_all(self) -> int | None:
         """See ``InOrder``."""
-        place = int(self._values.argmax())
-        return place if self._values[place] > -np.inf else None
+        turn = int(self._values.argmax())
+        return int(self._order[turn]) if self._values[turn] > -np.inf else None
 
     def took(self, place: int) -> None:
         """See ``InOrder``."""
-        near = self._units @ self._units[place]
+        turn = self._turn[place]
+        near = self._units @ self._units[turn]
         self._nearest = near if self._nearest is None else np.maximum(self._nearest, near, out=self._nearest)
-        self._relevance[place] = -np.inf
+        self._relevance[turn] = -np.inf
         self._values = self._relevance - self._weight * self._nearest

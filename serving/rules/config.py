@@ -121,9 +121,11 @@ class Eligibility(Selected):
         if (self.product is None) != (self.compare is None):
             raise sentence("expected product and compare together, found one of them", at="compare")
         has_band = self.min is not None or self.max is not None
-        if (self.product is not None) + has_band + (self.one_of is not None) != 1:
+        conditions = (self.product is not None) + has_band + (self.one_of is not None)
+        if conditions != 1:
             raise sentence(
-                "expected one condition on the customer: product with compare, min and/or max, or one_of",
+                f"expected one condition on the customer (product with compare, min and/or max, or one_of), "
+                f"found {conditions or 'none'}",
                 at="customer",
             )
         return _band(self, self.min, self.max) if has_band else self
@@ -144,7 +146,10 @@ class Age(Selected):
     @model_validator(mode="after")
     def _one_attribute(self) -> Self:
         if (self.years is None) == (self.born is None):
-            raise sentence("expected either years or born, the attribute that tells the age", at="years")
+            found = "neither" if self.years is None else "both"
+            raise sentence(
+                f"expected either years or born, the attribute that tells the age, found {found}", at="years"
+            )
         return _band(self, self.min, self.max)
 
     @property

@@ -58,13 +58,12 @@ def does(rule: Rule) -> str:
     """Return what a rule does, in one sentence."""
     match rule:
         case Price():
-            return f"shows {_what(rule)} only at {_band(rule.min, rule.max)}; without a price: {rule.without_price}"
+            told = f"shows {_what(rule)} only at prices {_band(rule.min, rule.max)}"
+            return f"{told}; without a price: {rule.without_price}"
         case Eligibility():
             return f"shows {_what(rule)} only where {_condition(rule)}; {_unknown(rule.unknown_customer)}"
         case Age():
-            told = (
-                f"shows {_what(rule)} only to those of {_band(rule.min, rule.max)} years by {rule.customer}"
-            )
+            told = f"shows {_what(rule)} only at an age {_band(rule.min, rule.max)} by {rule.customer}"
             return f"{told}; {_unknown(rule.unknown_customer)}"
         case Boost():
             return f"moves {_what(rule)} from place r to r / {rule.factor:g}"
@@ -132,8 +131,8 @@ def _either(values: Sequence[Scalar]) -> str:
 
 def _band(least: float | None, most: float | None) -> str:
     if least is None:
-        return f"at most {most:g}"
-    return f"at least {least:g}" if most is None else f"{least:g} to {most:g}"
+        return f"up to {most:g}"
+    return f"from {least:g}" if most is None else f"from {least:g} to {most:g}"
 
 
 def _products(rule: Rule, catalog: Catalog) -> int:

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,13 +22,16 @@ from feature_repo import schema as s
 from feature_repo.recent import to_micros
 from serving import batch
 from serving.bundle import Bundle
+from serving.catalog import Catalog
+from serving.events import Exposure
 from serving.features import CustomerState, FrameReader
 from serving.index import ProductIndex
 from serving.recommender import Query, Recommendation, Recommender
-from serving.rules import Rules, apply
+from serving.rules import Rules, apply, load_rules
 from serving.rules.config import RulesFile
 from tests.builders import AS_OF, AT, make_bundle, state
 from tests.rules_reference import arranged, is_eligible
+from tests.test_api import Api
 from tests.test_recommender import events, passing, queries
 
 BUNDLE = make_bundle()
@@ -579,3 +583,59 @@ def test_what_rules_put_there_says_so() -> None:
     assert (items[0].source, items[0].reason.code) == ("pinned", "featured")
     assert (items[1].source, items[1].reason.code) == ("explore", "discover")
     assert (items[2].source, items[2].reason.code) == ("popular", "popular")
+
+
+def test_the_example_of_the_readme_fits_a_bundle_that_has_what_it_names(tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    path = tmp_path / "rules.toml"
+    example = readme.partition("```toml\n[[eligibility]]")[2].partition("```")[0]
+    path.write_text("[[eligibility]]" + example)
+    frame = BUNDLE.catalog.frame.assign(risk_level=1.0)
+    frame[s.CATEGORY] = frame[s.CATEGORY].replace({"tea": "funds", "mugs": "coffee"})
+    rules = load_rules(path, dataclasses.replace(BUNDLE, catalog=Catalog(frame)))
+    assert len(list(rules.file.named())) == 8
+    assert rules.file.due is not None
+
+
+class Kept(list[Exposure]):
+    """Keeps exposures instead of writing them."""
+
+    def add(self, exposure: Exposure) -> bool:
+        self.append(exposure)
+        return True
+
+
+def test_exposures_have_the_propensities_of_the_answer_which_its_request_id_gives_again() -> None:
+    plain = PLAIN.answer(Query(at=AT, customer_id="c03", n=6), CustomerState()).product_ids
+    content = {
+        "pin": [{"product_id": plain[5], "slot": 1, "surface": ["home"]}],
+        "explore": [{"slots": [2], "epsilon": 0.5}],
+    }
+    recommender, kept = under(content), Kept()
+    exposures: Any = kept
+    api = Api(lambda: recommender, exposures=exposures)
+    try:
+        told = [
+            api.ask(body={"customer_id": "c03", "n": 3, "context": {"surface": surface}}).json()
+            for surface in ["home", "mail"] * 10
+        ]
+        batched = api.ask("/v1/recommend/batch", {"customer_ids": ["c01", "c03"], "n": 3}).json()
+    finally:
+        api.app.close()
+    assert [(one["recommendations"][0]["source"] == "pinned") for one in told] == [True, False] * 10
+    assert len({one["request_id"] for one in [*told, *batched]}) == 22
+    for one, exposure in zip([*told, *batched], kept, strict=True):
+        assert exposure.request_id == one["request_id"]
+        query = Query(
+            at=AT,
+            customer_id=exposure.customer_id,
+            n=3,
+            surface=exposure.surface,
+            request_id=exposure.request_id,
+        )
+        again = recommender.answer(query, CustomerState()).items
+        assert [(item.product_id, item.propensity) for item in again] == [
+            (item.product_id, item.propensity) for item in exposure.items
+        ]
+        assert exposure.items[0].propensity == 1.0 and (exposure.items[1].propensity or 0.0) < 1.0
+    assert {item.source for exposure in kept for item in exposure.items} >= {"pinned", "explore", "model:toy"}

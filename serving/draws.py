@@ -83,12 +83,12 @@ class Draws:
     def _from_chain(self, allowed: Mask, most: int) -> None:
         left, end = allowed, len(self.products) + most
         for source in self._chain:
+            found = source.candidates(self._subject, left, end - len(self.products))
+            self._add(found.products, _teller(found))
             if len(self.products) >= end:
                 break
-            found = source.candidates(self._subject, left, end - len(self.products))
             left = left.copy()
             left[found.products] = False
-            self._add(found.products, _teller(found))
 
     def _told(self, products: Int32) -> list[Told]:
         return [

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from serving.draws import Draws
 from serving.filtering import Mask
 from serving.reasons import Nearness
-from serving.rules.choice import InOrder, Marginal, Room
+from serving.rules.choice import InOrder, Marginal, Places, Room
 from serving.rules.exploration import chance, propensity
 
 Int32 = NDArray[np.int32]
@@ -188,11 +188,22 @@ class _Answer:
     def fill(self, soft: Soft, nearness: Nearness | None) -> None:
         """Give the free slots to candidates."""
         free = [slot for slot in range(self._n) if slot not in self._held]
-        choice = self._choice(soft, nearness)
+        products = self._draws.products
+        order = np.arange(len(products))
+        if soft.factors is not None:
+            order = np.argsort((order + 1.0) / soft.factors[products], kind="stable")
+        if soft.limits is None and nearness is None:
+            pinned = {held.place for held in self._held.values()}
+            places = [place for place in order.tolist() if place not in pinned]
+            self._held.update((slot, Slot(place)) for slot, place in zip(free, places, strict=False))
+            return
+        choice = self._choice(soft, order, nearness)
         for slot in free:
             place = choice.next()
             if place is None and self._deepen():
-                choice = self._choice(soft, nearness)
+                drawn = np.arange(len(order), len(self._draws.products))
+                order = np.concatenate([order, drawn])
+                choice = self._choice(soft, order, nearness)
                 place = choice.next()
             if place is None:
                 place = choice.next_of_all()
@@ -201,11 +212,8 @@ class _Answer:
             if slot != free[-1]:
                 choice.took(place)
 
-    def _choice(self, soft: Soft, nearness: Nearness | None) -> InOrder | Marginal:
+    def _choice(self, soft: Soft, order: Places, nearness: Nearness | None) -> InOrder | Marginal:
         products = self._draws.products
-        order = np.arange(len(products))
-        if soft.factors is not None:
-            order = np.argsort((order + 1.0) / soft.factors[products], kind="stable")
         codes = self._room.codes(products)
         choice: InOrder | Marginal
         if nearness is None:

@@ -432,7 +432,7 @@ class Recommender:
                 if self.rules is None:
                     days = self.bundle.catalog.repurchase_days[own.products]
                 else:
-                    days = self.rules.due_days(own.products, subject.history)
+                    days = self.rules.due_days(own)
                 # NaN, a product that nobody buys at a rhythm, is never due
                 return own.products[~(elapsed >= days)]
             case "allow":

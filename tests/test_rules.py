@@ -19,7 +19,7 @@ from eval.benchmarks import shop_home
 from eval.benchmarks.shop import Size, draw_shop
 from eval.benchmarks.shop_ranker import with_ranker
 from feature_repo import schema as s
-from feature_repo.recent import to_micros
+from feature_repo.recent import DAY_US, to_micros
 from serving import batch
 from serving.bundle import Bundle
 from serving.catalog import Catalog
@@ -640,3 +640,50 @@ def test_exposures_have_the_propensities_of_the_answer_which_its_request_id_give
         ]
         assert exposure.items[0].propensity == 1.0 and (exposure.items[1].propensity or 0.0) < 1.0
     assert {item.source for exposure in kept for item in exposure.items} >= {"pinned", "explore", "model:toy"}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    at=st.lists(st.floats(min_value=0.01, max_value=400), min_size=1, max_size=12),
+    customer=st.sampled_from([None, "c00", "c01", "c05"]),
+    purchases=st.integers(2, 5),
+)
+def test_the_own_gap_is_the_mean_between_days_of_purchase_ever(
+    at: list[float], customer: str | None, purchases: int
+) -> None:
+    """Of the bundle's record joined with what was bought since; products of categories go by these."""
+    product = int(np.flatnonzero(BUNDLE.catalog.on_sale(AT))[0])
+    seen = state([(IDS[product], s.PURCHASE, days) for days in at])
+    query = Query(at=AT, customer_id=customer)
+    bought = PLAIN.subject(query, seen).bought
+    rules = Rules(file_of({"due": {"purchases": purchases}}), BUNDLE)
+    days = dict(zip(bought.products.tolist(), rules.due_days(bought).tolist(), strict=True))
+    row = None if customer is None else BUNDLE.customers[s.CUSTOMER_ID].tolist().index(customer)
+    record = BUNDLE.purchased.bought(row)
+    since = 0 if customer is None else to_micros(AS_OF)
+    instants = [one for one in seen.history.at.tolist() if one >= since]
+    for place, one in enumerate(record.products.tolist()):
+        firsts, lasts = record.first, record.last
+        assert firsts is not None
+        count, span = int(record.days[place]), (int(firsts[place]) // DAY_US, int(lasts[place]) // DAY_US)
+        if one == product:
+            later = {instant // DAY_US for instant in instants} - {span[1]}
+            count, span = count + len(later), (span[0], max([span[1], *later]))
+        usual = BUNDLE.catalog.repurchase_days[one]
+        expected = (span[1] - span[0]) / (count - 1) if count >= purchases else usual
+        assert days[one] == pytest.approx(expected, nan_ok=True)
+    if product not in record.products and instants:
+        dates = {instant // DAY_US for instant in instants}
+        usual = BUNDLE.catalog.repurchase_days[product]
+        expected = (max(dates) - min(dates)) / (len(dates) - 1) if len(dates) >= purchases else usual
+        assert days[product] == pytest.approx(expected, nan_ok=True)
+
+
+def test_a_bundle_that_does_not_tell_first_purchases_goes_by_what_is_usual() -> None:
+    bundle = dataclasses.replace(BUNDLE, purchased=dataclasses.replace(BUNDLE.purchased, first=None))
+    recommender = Recommender(bundle, FrameReader({}), Rules(file_of({"due": {"purchases": 2}}), bundle))
+    query = Query(at=AT + timedelta(days=20), customer_id="c01", n=60, purchased="due")
+    assert (
+        recommender.answer(query, CustomerState()).product_ids
+        == PLAIN.answer(query, CustomerState()).product_ids
+    )

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.recent import DAY_US, History, to_micros
+from feature_repo.recent import DAY_US, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Catalog
 from serving.errors import ConfigError
@@ -31,6 +31,7 @@ from serving.rules.apply import Exploring, Launches, Soft
 from serving.rules.config import Age, Boost, Cap, Eligibility, New, Rule, RulesFile, Selected, read
 from serving.rules.hard import Hard, selected
 from serving.rules.rhythm import Rhythm
+from serving.subject import Bought
 from serving.validation import shown
 
 _TOLD: Final = 12
@@ -105,11 +106,11 @@ class Rules:
         """Return which products (products,) are on sale and pass the hard rules; see ``Hard.passing``."""
         return self.hard.passing(on_sale, asked.row, asked.at, asked.surface, asked.segment)
 
-    def due_days(self, products: NDArray[np.int32], history: History) -> NDArray[np.float64]:
+    def due_days(self, bought: Bought) -> NDArray[np.float64]:
         """Return after how many days (m,) products bought before are due; NaN: never."""
         if self._rhythm is None:
-            return self._catalog.repurchase_days[products]
-        return self._rhythm.days(products, history)
+            return self._catalog.repurchase_days[bought.products]
+        return self._rhythm.days(bought)
 
     def soft(self, asked: Asked, *, only: Collection[Rule] | None = None) -> Soft:
         """Return the soft rules of a request; ``only`` some of them, for who wants to see what each does."""

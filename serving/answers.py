@@ -63,7 +63,7 @@ class Answers:
 
     async def recommend(self, asked: RecommendRequest, recommender: Recommender, request_id: str) -> bytes:
         """Answer ``/v1/recommend``."""
-        query = asked.to_query(self._clock())
+        query = asked.to_query(self._clock(), request_id)
         is_quick = recommender.features.is_quick
         begun = (
             recommender.begin([query]) if is_quick else None
@@ -92,7 +92,7 @@ class Answers:
 
     async def recommend_batch(self, asked: BatchRequest, recommender: Recommender, request_id: str) -> bytes:
         """Answer ``/v1/recommend/batch``; each answer has a request id of its own."""
-        queries = asked.to_queries(self._clock())
+        queries = asked.to_queries(self._clock(), request_id)
 
         def work(first: int) -> bytes:
             chunk = queries[first : first + BATCH_CHUNK]
@@ -146,7 +146,10 @@ class Answers:
                 experiment=None,
                 variant=None,
                 bundle=recommender.bundle.tag,
-                items=tuple(Shown(item.product_id, item.score, item.source) for item in answered.items),
+                items=tuple(
+                    Shown(item.product_id, item.score, item.source, item.propensity)
+                    for item in answered.items
+                ),
             )
         )
         self._metrics.exposed("taken" if is_taken else "dropped")

@@ -176,7 +176,7 @@ class RecommendRequest(_Request):
             raise sentence(f"expected a configured variant (there are: none), found {shown(value)}")
         return value
 
-    def to_query(self, at: datetime) -> Query:
+    def to_query(self, at: datetime, request_id: str | None = None) -> Query:
         """Return the question as the recommender takes it."""
         return Query(
             at=at,
@@ -187,6 +187,8 @@ class RecommendRequest(_Request):
             exclude=tuple(self.exclude),
             filters=self.filters.to_filters(),
             purchased=self.purchased,
+            surface=self.context.surface,
+            request_id=request_id,
         )
 
 
@@ -196,9 +198,12 @@ class BatchRequest(_Request):
     customer_ids: Annotated[list[Who], Field(min_length=1, max_length=MAX_BATCH)]
     n: Number = 10
 
-    def to_queries(self, at: datetime) -> list[Query]:
-        """Return one question a customer, all of one instant."""
-        return [Query(at=at, customer_id=customer, n=self.n) for customer in self.customer_ids]
+    def to_queries(self, at: datetime, request_id: str) -> list[Query]:
+        """Return one question a customer, all of one instant; each has a request id of its own."""
+        return [
+            Query(at=at, customer_id=customer, n=self.n, request_id=f"{request_id}.{number}")
+            for number, customer in enumerate(self.customer_ids)
+        ]
 
 
 class SimilarRequest(_Request):
@@ -370,6 +375,9 @@ class ReasonItem(BaseModel):
         "same_category",
         "popular",
         "for_you",
+        "featured",
+        "new",
+        "discover",
     ]
     product_id: str | None = None
     segment: str | None = None

@@ -51,25 +51,28 @@ _CHANCE: Final = "chance.txt"
 _CALIBRATION: Final = "calibration.json"
 _RANKED: Final = "ranker_products"
 _PURCHASED: Final = ("indptr", "products", "days", "at")
+_FIRST: Final = "purchased_first"
 
 
 @dataclass(frozen=True)
 class Purchased:
     """Who had bought what when the bundle was made, one row a customer (CSR).
 
-    Customer row r bought ``products[indptr[r]:indptr[r + 1]]``, ascending, each on ``days`` distinct days and last at
-    ``at`` (µs since 1970).
+    Customer row r bought ``products[indptr[r]:indptr[r + 1]]``, ascending, each on ``days`` distinct days, last at
+    ``at`` and first at ``first`` (µs since 1970; None in bundles that do not tell).
     """
 
     indptr: Int64
     products: Int32
     days: Int32
     at: Int64
+    first: Int64 | None = None
 
     def bought(self, row: int | None) -> Bought:
         """Return what one customer row bought; nothing for None."""
         bounds = slice(0, 0) if row is None else slice(int(self.indptr[row]), int(self.indptr[row + 1]))
-        return Bought(self.products[bounds], self.days[bounds], self.at[bounds])
+        first = None if self.first is None else self.first[bounds]
+        return Bought(self.products[bounds], self.days[bounds], self.at[bounds], first)
 
 
 @dataclass(frozen=True)
@@ -177,7 +180,10 @@ def load(bundles: Path, version: str) -> Bundle:
             manifest=manifest,
             catalog=catalog,
             customers=pd.read_parquet(inside / "customers.parquet"),
-            purchased=Purchased(*(_array(inside, f"purchased_{part}") for part in _PURCHASED)),
+            purchased=Purchased(
+                **{part: _array(inside, f"purchased_{part}") for part in _PURCHASED},
+                first=_array(inside, _FIRST) if f"{_FIRST}.npy" in manifest.files else None,
+            ),
             popular=_array(inside, "popular"),
             popular_scores=_array(inside, "popular_scores"),
             segments={name: np.array(rows, dtype=np.int32) for name, rows in segments.items()},
@@ -245,6 +251,7 @@ def _write_parts(bundle: Bundle, inside: Path) -> None:
     bundle.customers[[s.CUSTOMER_ID, v.SEGMENT]].to_parquet(inside / "customers.parquet", index=False)
     arrays: dict[str, NDArray[Any] | None] = {
         **{f"purchased_{part}": getattr(bundle.purchased, part) for part in _PURCHASED},
+        _FIRST: bundle.purchased.first,
         "popular": bundle.popular,
         "popular_scores": bundle.popular_scores,
         "product_vectors": bundle.vectors,

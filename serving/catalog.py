@@ -105,6 +105,11 @@ class Catalog:
             held = self._sold = since, until, sale, mask
         return held[3]
 
+    @property
+    def launched(self) -> NDArray[np.int64]:
+        """When products (products,) were launched (µs since 1970), long ago where that is not known."""
+        return self._sale[0]
+
     def matching(self, filters: Filters) -> Mask:
         """Return which products satisfy the filters; a product without the asked value does not.
 
@@ -115,9 +120,9 @@ class Catalog:
         """
         mask = np.ones(len(self), dtype=np.bool_)
         if filters.category:
-            mask &= self._column(s.CATEGORY).having(filters.category)
+            mask &= self.column(s.CATEGORY).having(filters.category)
         if filters.price_min is not None or filters.price_max is not None:
-            price = self._column(s.PRICE)
+            price = self.column(s.PRICE)
             assert isinstance(price, Numbers)
             if filters.price_min is not None:
                 mask &= price.values >= filters.price_min
@@ -129,10 +134,16 @@ class Catalog:
                 raise DataError(
                     f"expected a product attribute in filters (there are: {known}), found {name!r}"
                 )
-            mask &= self._column(name).having(values)
+            mask &= self.column(name).having(values)
         return mask
 
-    def _column(self, name: str) -> Column:
+    @property
+    def edition(self) -> object:
+        """What is another object after each change: whatever was made of columns holds as long as it is the same."""
+        return self._columns
+
+    def column(self, name: str) -> Column:
+        """Return a column as filters see it, coded once."""
         columns, frame = self._columns, self.frame  # in this order: ``change`` replaces them in the other
         if name not in columns:
             columns[name] = Numbers(frame[name]) if name == s.PRICE else column_of(frame[name])

@@ -5,8 +5,8 @@ many times faster than ``get_online_features`` (a test keeps the two equal). Unk
 defaults, and so does a row that cannot be read, which is told and counted. A read that takes too long is given up: the
 request is answered without features.
 
-Few customers ask often: a state is kept beside the bytes that it was made of, and as long as the store answers with the
-same bytes it is given again, with what was made of it since. So nothing is ever older than the store.
+Few customers ask often: a state is kept beside the bytes that it was made of, and as long as the store answers with
+the same bytes it is given again, with what was made of it since. So nothing is ever older than the store.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ class OnlineReader(FeatureReader):
     corrupt
         Called for each row that cannot be read.
     also
-        Features without a default that are read where the service has them, as ``names.row_key`` calls them.
+        Features without a default that are read where the service has them, as ``names.row_key`` calls them;
+        attributes of customers wherever the store has them.
     """
 
     def __init__(
@@ -83,6 +84,12 @@ class OnlineReader(FeatureReader):
             if view.name in _WHOLE or v.row_key(view.name, name) in wanted
         ]
         self._attributes = _attributes(store)
+        there = {v.row_key(view.name, name) for view, name in columns}
+        columns += [
+            (store.get_feature_view(v.CUSTOMER_ATTRIBUTES), name)
+            for name in sorted(self._attributes)
+            if (key := v.row_key(v.CUSTOMER_ATTRIBUTES, name)) in wanted and key not in there
+        ]
         self._columns = [
             (v.row_key(view.name, name), view.name == v.CUSTOMER_RECENT) for view, name in columns
         ]

@@ -107,19 +107,38 @@ class Ranked:
             are not allowed left out. Where that would leave few, and without it, candidates are ranked that are
             allowed.
         """
-        order = None
-        if shelf is not None and self._leaves_enough(allowed, n, shelf):
-            order = self._of_shelf(subject, shelf)
-        places = None if order is None else np.flatnonzero(allowed[order.products])[:n]
-        if order is None or places is None or len(places) < n:
-            order = self._ordered(subject, allowed, n)
-            places = np.arange(min(n, len(order.products)))
+        order, places = self._chosen(subject, allowed, n, n, shelf)
+        return self._told(order, places)
+
+    def best(
+        self, subject: Subject, allowed: Mask, least: int, most: int, shelf: Shelf | None = None
+    ) -> tuple[Int32, Callable[[NDArray[np.intp]], list[tuple[int, float, str]]]]:
+        """Return between ``least`` and ``most`` of the best allowed products (m,), as many as were ranked.
+
+        The second value tells of some of them, by their places in the first, what ``drawn`` tells. Parameters as there.
+        """
+        order, places = self._chosen(subject, allowed, least, most, shelf)
+        return order.products[places], lambda some: self._told(order, places[some])
+
+    def _told(self, order: _Order, places: NDArray[np.intp]) -> list[tuple[int, float, str]]:
         with stage("rank"):
             chances = self._ranker.chances(order.margins[places], order.alone)
             drawn = (order.products[places].tolist(), chances.tolist(), order.found_at[places].tolist())
             return [
                 (product, chance, order.source(place)) for product, chance, place in zip(*drawn, strict=True)
             ]
+
+    def _chosen(
+        self, subject: Subject, allowed: Mask, least: int, most: int, shelf: Shelf | None
+    ) -> tuple[_Order, NDArray[np.intp]]:
+        """Return an order of candidates and the places in it of ``least`` to ``most`` allowed ones, best first."""
+        if shelf is not None and self._leaves_enough(allowed, least, shelf):
+            order = self._of_shelf(subject, shelf)
+            places = np.flatnonzero(allowed[order.products])[:most]
+            if len(places) >= least:
+                return order, places
+        order = self._ordered(subject, allowed, least)
+        return order, np.arange(min(most, len(order.products)))
 
     def _leaves_enough(self, allowed: Mask, n: int, shelf: Shelf) -> bool:
         """Whether of the shelf's candidates so many should be allowed, as of the shelf are, that n can be chosen."""

@@ -14,7 +14,16 @@ from serving.subject import Subject
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
 ReasonCode = Literal[
-    "similar_to", "bought_before", "viewed_before", "segment_favourite", "same_category", "popular", "for_you"
+    "similar_to",
+    "bought_before",
+    "viewed_before",
+    "segment_favourite",
+    "same_category",
+    "popular",
+    "for_you",
+    "featured",
+    "new",
+    "discover",
 ]
 
 
@@ -26,6 +35,8 @@ class Reason(NamedTuple):
     segment: str | None = None
 
 
+#: Reasons of products that a rule put where they stand.
+_RULES: Final[dict[str, ReasonCode]] = {"pinned": "featured", "new": "new", "explore": "discover"}
 _FOR_YOU: Final = Reason("for_you")
 
 
@@ -38,6 +49,10 @@ class Nearness:
         #: Which products (products,) have a place.
         self.placed: NDArray[np.bool_] = lengths > 0
         self._scale: Float32 = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=self.placed)
+
+    def units(self, products: Int32) -> Float32:
+        """Return the vectors (m, d) of products, each of length 1, or 0 where it has no place."""
+        return np.asarray(self._vectors.take(products, axis=0) * self._scale.take(products)[:, None])
 
     def between(self, left: Int32, right: Int32) -> Float32:
         """Return the cosines (left, right)."""
@@ -84,6 +99,8 @@ class Reasons:
             return Reason("segment_favourite", segment=subject.segment)
         if source == "popular":
             return Reason("popular")
+        if source in _RULES:
+            return Reason(_RULES[source])
         if product in bought:
             return Reason("bought_before", product_id=self._catalog.ids[product])
         return None

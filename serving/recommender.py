@@ -11,8 +11,11 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
+from itertools import repeat
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -23,6 +26,7 @@ from feature_repo import schema as s
 from feature_repo.recent import DAY_US, History, to_micros
 from serving.bundle import Bundle
 from serving.catalog import Filters
+from serving.draws import Draws, Told
 from serving.errors import BundleError, FeatureUnavailable
 from serving.events.fold import session_key
 from serving.features import CustomerState, FeatureReader, Reading
@@ -30,6 +34,8 @@ from serving.filtering import Mask
 from serving.index import best
 from serving.ranked import Ranked, Shelf
 from serving.reasons import Nearness, Reason, ReasonCode, Reasons
+from serving.rules import Asked, Rules
+from serving.rules.apply import Arrangement, Soft
 from serving.sources import Near, Popular, Segment, Source, Vectors, bought, personal
 from serving.stages import stage
 from serving.subject import Bought, Subject
@@ -43,7 +49,10 @@ _UNREAD: Final = CustomerState(unread=True)
 
 @dataclass(frozen=True)
 class Query:
-    """One request: who, how many, when, and under which conditions."""
+    """One request: who, how many, when, and under which conditions.
+
+    ``surface`` is where the answer is shown; ``request_id`` seeds what rules leave to chance, nothing without it.
+    """
 
     at: datetime
     customer_id: str | None = None
@@ -53,6 +62,8 @@ class Query:
     exclude: tuple[str, ...] = ()
     filters: Filters = field(default_factory=Filters)
     purchased: PurchasedPolicy = "exclude"
+    surface: str | None = None
+    request_id: str | None = None
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -62,7 +73,10 @@ class Query:
 
 
 class Recommendation(NamedTuple):
-    """One product of an answer; ``score`` is its source's own, before any rule."""
+    """One product of an answer; ``score`` is its source's own, before any rule.
+
+    ``propensity`` is how likely it was to stand there, given the slots before it; None where no rules were asked.
+    """
 
     product_id: str
     name: str | None
@@ -70,6 +84,7 @@ class Recommendation(NamedTuple):
     score: float
     source: str
     reason: Reason
+    propensity: float | None = None
 
 
 @dataclass(frozen=True)
@@ -111,6 +126,25 @@ class _Prepared:
 
 
 @dataclass(frozen=True)
+class Case:
+    """What a query comes to for a customer: who asks, what may be shown, and which soft rules order it.
+
+    ``allowed`` (products,) passes the hard rules and is not looked at now; ``rest`` passes and is looked at, None where
+    nothing is. ``held_back`` (indices) is what the purchased policy keeps out.
+    """
+
+    query: Query
+    subject: Subject
+    allowed: Mask
+    rest: Mask | None
+    held_back: NDArray[np.int32]
+    shelf: Shelf | None
+    asked: Asked | None
+    soft: Soft | None
+    ignored: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Search:
     """What a query comes down to where vectors alone answer it: the best of ``vector`` (d,) but ``held_back``."""
 
@@ -128,11 +162,15 @@ class Recommender:
         What was published.
     features
         Where customer states come from; unavailable features degrade the answer, never refuse it.
+    rules
+        What merchandisers want; None: nothing but the request's own conditions. The reader should read
+        ``rules.reads``.
     """
 
-    def __init__(self, bundle: Bundle, features: FeatureReader) -> None:
+    def __init__(self, bundle: Bundle, features: FeatureReader, rules: Rules | None = None) -> None:
         self.bundle = bundle
         self.features = features
+        self.rules = rules
         self.degraded: Counter[str] = Counter()
         self._nobody = CustomerState(memo={}, is_blank=True)
         self._counting = threading.Lock()
@@ -149,6 +187,12 @@ class Recommender:
         self._ranked = self._second_stage()
         self._nearness = None if bundle.vectors is None else Nearness(bundle.vectors)
         self._reasons = Reasons(bundle, self._nearness)
+
+    def with_rules(self, rules: Rules | None) -> Recommender:
+        """Return the same recommender under other rules, of the same bundle; nothing is loaded or copied."""
+        other = copy(self)
+        other.rules = rules
+        return other
 
     @property
     def model(self) -> Source | None:
@@ -203,15 +247,33 @@ class Recommender:
         return _Prepared(context, allowed, tuple(dict.fromkeys([*ignored, *unknown])))
 
     def _answer(self, query: Query, state: CustomerState, ready: _Prepared) -> Recommendations:
+        case = self._case(query, state, ready)
+        return Recommendations(tuple(self._fill(case)), ready.ignored, state.unread)
+
+    def case(self, query: Query, state: CustomerState) -> Case:
+        """Return what a query comes to for a customer whose state is known; raises as ``recommend``."""
+        return self._case(query, state, self._prepare(query))
+
+    def _case(self, query: Query, state: CustomerState, ready: _Prepared) -> Case:
         with stage("filters"):
-            subject = self.subject(query, state, ready.context)
+            subject, allowed = self.subject(query, state, ready.context), ready.allowed
             held_back = self._held_back(query, subject)
-            ready.allowed[held_back] = False
-            shelf: Shelf | None = None
+            allowed[held_back] = False
+            offered = on_sale = self.bundle.catalog.on_sale(query.at)
+            asked, soft = None, None
+            if self.rules is not None:
+                asked = Asked(query.at, query.surface, subject.segment, state.row)
+                offered, soft = self.rules.passing(on_sale, asked), self.rules.soft(asked)
+                if offered is not on_sale:
+                    np.logical_and(allowed, offered, out=allowed)
+            shelf, rest = None, None
             if self._ranked is not None and query.purchased != "due":
-                shelf = Shelf(self.bundle.catalog.on_sale(query.at), held_back)
-        items = tuple(self._fill(subject, ready.allowed, query.n, shelf))
-        return Recommendations(items, ready.ignored, state.unread)
+                shelf = Shelf(offered, held_back)
+            if len(subject.context):
+                rest = np.zeros_like(allowed)
+                rest[subject.context] = allowed[subject.context]
+                allowed[subject.context] = False
+        return Case(query, subject, allowed, rest, held_back, shelf, asked, soft, ready.ignored)
 
     def _offered(self, at: datetime, filters: Filters) -> Mask:
         """Return the products on sale that pass the filters, the caller's to change."""
@@ -259,11 +321,11 @@ class Recommender:
     def search(self, query: Query, state: CustomerState) -> Search | None:
         """Return the search over ``searchable`` products that answers a query, so that many are made at once.
 
-        None wherever there is more to the answer: the query has context, exclude or filters, the model has no
-        vectors or is not asked first, it knows nothing of the customer, products bought before are lifted, or what is
-        found is ranked.
+        None wherever there is more to the answer: there are rules, the query has context, exclude or filters, the
+        model has no vectors or is not asked first, it knows nothing of the customer, products bought before are
+        lifted, or what is found is ranked.
         """
-        plain = not (query.context or query.exclude or query.filters or self._ranked)
+        plain = not (query.context or query.exclude or query.filters or self._ranked or self.rules)
         if not plain or not isinstance(self._personal, Vectors) or self._chain[0] is not self._personal:
             return None
         subject = self.subject(query, state)
@@ -307,6 +369,8 @@ class Recommender:
         catalog = self.bundle.catalog
         given, ignored = catalog.indices(product_ids)
         allowed = self._offered(at, filters or Filters())
+        if self.rules is not None:  # the hard ones, for nobody in particular
+            allowed &= self.rules.passing(catalog.on_sale(at), Asked(at, None, "", {}))
         allowed[given] = False
         items: list[Recommendation] = []
         near = self._nearness
@@ -365,34 +429,66 @@ class Recommender:
                 return own.products
             case "due":
                 elapsed = (to_micros(query.at) - own.last) / DAY_US
+                if self.rules is None:
+                    days = self.bundle.catalog.repurchase_days[own.products]
+                else:
+                    days = self.rules.due_days(own)
                 # NaN, a product that nobody buys at a rhythm, is never due
-                return own.products[~(elapsed >= self.bundle.catalog.repurchase_days[own.products])]
+                return own.products[~(elapsed >= days)]
             case "allow":
                 return own.products[:0]
 
-    def _fill(
-        self, subject: Subject, allowed: Mask, n: int, shelf: Shelf | None = None
-    ) -> list[Recommendation]:
-        context = subject.context
-        rest: Mask | None = None
-        if len(context):
-            rest = np.zeros_like(allowed)
-            rest[context] = allowed[context]
-            allowed = allowed & ~rest
-        if self._ranked is None:
-            drawn = self._drawn(self._chain, subject, allowed, n)
+    def _fill(self, case: Case) -> list[Recommendation]:
+        n, propensities = case.query.n, list[float]()
+        if case.soft is not None and not case.soft.is_empty:
+            drawn, propensities = self.arranged(case, case.soft)
+        elif self._ranked is None:
+            drawn = self._drawn(self._chain, case.subject, case.allowed, n)
         else:
-            drawn = self._ranked.drawn(subject, allowed, n, shelf)
-        if rest is not None and len(drawn) < n:
-            drawn += self._drawn(self._chain, subject, rest, n - len(drawn))
+            drawn = self._ranked.drawn(case.subject, case.allowed, n, case.shelf)
+        if case.rest is not None and len(drawn) < n:
+            drawn += self._drawn(self._chain, case.subject, case.rest, n - len(drawn))
+        if case.soft is not None:
+            propensities += [1.0] * (len(drawn) - len(propensities))  # nothing was left to chance
         with stage("reasons"):
-            reasons = self._reasons.of([(product, source) for product, _, source in drawn], subject)
+            reasons = self._reasons.of([(product, source) for product, _, source in drawn], case.subject)
             return [
-                self._item(product, rank, score, source, reason)
-                for rank, ((product, score, source), reason) in enumerate(
-                    zip(drawn, reasons, strict=True), start=1
+                self._item(product, rank, score, source, reason, propensity)
+                for rank, ((product, score, source), reason, propensity) in enumerate(
+                    zip(drawn, reasons, propensities or repeat(None), strict=False), start=1
                 )
             ]
+
+    def draws(self, case: Case) -> Draws:
+        """Return draws for a case, nothing drawn yet."""
+        scores = partial(self._scores_of, case.subject)
+        return Draws(self._chain, self._ranked, case.subject, shelf=case.shelf, scores=scores)
+
+    def arranged(self, case: Case, soft: Soft) -> tuple[list[Told], list[float]]:
+        """Draw and put in order by soft rules; return what stands in the slots, and with which propensity each."""
+        assert self.rules is not None
+        draws = self.draws(case)
+        arrangement = Arrangement(self.rules.categories, self._nearness)
+        slots = arrangement.of(soft, draws, case.allowed, case.query.n, case.query.request_id)
+        told = draws.told([slot.place for slot in slots])
+        drawn = [
+            (product, score, slot.source or source)
+            for slot, (product, score, source) in zip(slots, told, strict=True)
+        ]
+        return drawn, [slot.propensity for slot in slots]
+
+    def _scores_of(self, subject: Subject, products: NDArray[np.int32]) -> NDArray[np.floating]:
+        """Return the scores (m,) of products that a rule names: the model's, else how popular they are."""
+        if self._ranked is not None:
+            return self._ranked.chances(subject, products)
+        popular = self._popular.scores(products)
+        if not isinstance(self._personal, Vectors | Near):
+            return popular
+        own = self._personal.scores(subject, products)
+        return popular if own is None else np.where(self._has_place(products), own, popular)
+
+    def _has_place(self, products: NDArray[np.int32]) -> Mask:
+        return np.ones(len(products), np.bool_) if self._nearness is None else self._nearness.placed[products]
 
     def _drawn(
         self, chain: Sequence[Source], subject: Subject, allowed: Mask, n: int
@@ -410,10 +506,18 @@ class Recommender:
             left[found.products] = False
         return drawn
 
-    def _item(self, product: int, rank: int, score: float, source: str, reason: Reason) -> Recommendation:
+    def _item(
+        self,
+        product: int,
+        rank: int,
+        score: float,
+        source: str,
+        reason: Reason,
+        propensity: float | None = None,
+    ) -> Recommendation:
         catalog = self.bundle.catalog
         return Recommendation(
-            catalog.ids[product], catalog.names[product], rank, float(score), source, reason
+            catalog.ids[product], catalog.names[product], rank, float(score), source, reason, propensity
         )
 
 

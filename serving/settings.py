@@ -93,6 +93,11 @@ class Settings(BaseSettings):
         return self.home / "events"
 
     @property
+    def rules(self) -> Path:
+        """The file of rules."""
+        return self.home / "rules.toml"
+
+    @property
     def reports(self) -> Path:
         """Directory of evaluation results and reports."""
         return self.home / "reports"

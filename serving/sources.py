@@ -39,20 +39,27 @@ def bought(bundle: Bundle, row: int | None, history: History) -> Bought:
     is_new = (history.kinds == KIND_CODES[s.PURCHASE]) & (history.at >= since) & (places >= 0)
     if not is_new.any():
         return before
+    firsts = before.last if before.first is None else before.first
     known = {
-        product: (days, at)
-        for product, days, at in zip(
-            before.products.tolist(), before.days.tolist(), before.last.tolist(), strict=True
+        product: (days, at, first)
+        for product, days, at, first in zip(
+            before.products.tolist(),
+            before.days.tolist(),
+            before.last.tolist(),
+            firsts.tolist(),
+            strict=True,
         )
     }
     for product, at in zip(places[is_new].tolist(), history.at[is_new].tolist(), strict=True):
-        days, last = known.get(product, (0, -DAY_US))
-        known[product] = (days + (at // DAY_US > last // DAY_US), max(at, last))
+        days, last, first = known.get(product, (0, -DAY_US, at))
+        known[product] = (days + (at // DAY_US > last // DAY_US), max(at, last), first)
     products = sorted(known)
+    is_told = before.first is not None or not len(before.products)
     return Bought(
         np.array(products, dtype=np.int32),
         np.array([known[product][0] for product in products], dtype=np.int32),
         np.array([known[product][1] for product in products], dtype=np.int64),
+        np.array([known[product][2] for product in products], dtype=np.int64) if is_told else None,
     )
 
 
@@ -289,6 +296,10 @@ class Popular:
         self._order = bundle.popular
         self._scores = bundle.popular_scores
         self._place = np.argsort(self._order)
+
+    def scores(self, products: Int32) -> Float32:
+        """Return the scores of products (m,)."""
+        return np.asarray(self._scores[self._place[products]])
 
     def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
         """See ``Source``."""

@@ -18,11 +18,15 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Bought:
-    """What a customer ever bought: product indices (m,) ascending, on how many days, and when last (µs)."""
+    """What a customer ever bought: product indices (m,) ascending, on how many days, when last and when first (µs).
+
+    ``first`` is None where the bundle does not tell.
+    """
 
     products: Int32
     days: Int32
     last: Int64
+    first: Int64 | None = None
 
 
 @dataclass(frozen=True)

@@ -85,8 +85,10 @@ def _told(error: ErrorDetails, context: dict[str, Any], model: type[BaseModel]) 
         "timezone_aware": "an instant with its time zone, such as 2026-05-01T12:00:00Z",
         "string_type": "a string",
         "list_type": "a list",
+        "tuple_type": "a list",
         "dict_type": "an object",
         "model_type": "an object",
+        "greater_than": f"a number above {context.get('gt')}",
         "greater_than_equal": f"a number of at least {limit}",
         "less_than_equal": f"a number of at most {limit}",
         "string_too_short": f"a string of at least {least} character",
@@ -109,7 +111,7 @@ def _fields(model: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
         if inner is None:
             break
         held = inner
-    return list(held.model_fields)
+    return [field.alias or name for name, field in held.model_fields.items()]
 
 
 def _model_in(annotation: Any) -> type[BaseModel] | None:

@@ -85,6 +85,7 @@ def make_bundle(
     indptr = np.concatenate([[0], np.cumsum([len(own) for own in owned])]).astype(np.int64)
     size = int(indptr[-1])
     ago = generator.integers(1, 120, size)
+    days = generator.integers(1, 4, size).astype(np.int32)
     return Bundle(
         manifest=Manifest(
             created_at=AS_OF,
@@ -119,8 +120,11 @@ def make_bundle(
         purchased=Purchased(
             indptr=indptr,
             products=np.concatenate(owned).astype(np.int32) if size else np.empty(0, dtype=np.int32),
-            days=generator.integers(1, 4, size).astype(np.int32),
-            at=np.array([to_micros(AS_OF - timedelta(days=int(days))) for days in ago], dtype=np.int64),
+            days=days,
+            at=np.array([to_micros(AS_OF - timedelta(days=int(one))) for one in ago], dtype=np.int64),
+            first=np.array(  # a purchase every 20 days
+                [to_micros(AS_OF - timedelta(days=int(one))) for one in ago + 20 * (days - 1)], dtype=np.int64
+            ),
         ),
         popular=generator.permutation(products).astype(np.int32),
         popular_scores=np.sort(generator.random(products).astype(np.float32))[::-1].copy(),

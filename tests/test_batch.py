@@ -439,7 +439,7 @@ def test_a_store_that_is_down_is_told(
 ) -> None:
     from training.cli import recommend
 
-    def hurt(settings: Settings, *, timeout_ms: float) -> Recommender:
+    def hurt(settings: Settings, *, timeout_ms: float, rules: Path | None) -> Recommender:
         return Recommender(toy("fold_in"), Failing({}, "c01"))
 
     monkeypatch.setattr(recommend, "open_live", hurt)

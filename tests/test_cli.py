@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from eval.results import Results
@@ -55,7 +56,7 @@ def test_help_names_every_command(run: Run) -> None:
     told = run("--help").out
     for command in ("demo", "import", "validate", "features", "train", "evaluate", "models", "publish"):
         assert command in told
-    for command in ("rollback", "serve", "recommend", "benchmark", "refresh", "tune", "experiment"):
+    for command in ("rollback", "serve", "recommend", "rules", "benchmark", "refresh", "tune", "experiment"):
         assert command in told
 
 
@@ -302,3 +303,76 @@ def test_one_customer_is_enough_to_publish(run: Run, tmp_path: Path) -> None:
     assert run("train", few(tmp_path / "few", rows)).code == 0
     assert run("recommend", "c1", "--purchased", "allow").code == 0
     assert "nothing on sale passes" in run("recommend", "c1").out
+
+
+def test_rules_are_checked_tried_and_traced(run: Run, own_copy: Published, tmp_path: Path) -> None:
+    home = own_copy.settings.home
+    items = json.loads(run("recommend", "c000001", "-n", "8", "--json", home=home).out)["recommendations"]
+    pinned = items[7]["product_id"]
+    path = home / "rules.toml"
+    path.write_text(
+        f'[[pin]]\nname = "spring"\nproduct_id = "{pinned}"\nslot = 2\nsurface = ["home"]\n'
+        '[[price]]\nname = "nothing free"\nmin = 0.01\n'
+        '[[explore]]\nname = "tenth"\nslots = [4]\nepsilon = 1.0\n'
+    )
+    checked = run("rules", "check")
+    assert checked.code == 0
+    for word in ("spring", f"{pinned} in slot 2", "on home", "nothing free", "tenth", "3 rules"):
+        assert word in checked.out
+    rows = json.loads(run("rules", "check", path, "--json").out)["rules"]
+    assert [(row["kind"], row["name"]) for row in rows] == [
+        ("price", "nothing free"),
+        ("pin", "spring"),
+        ("explore", "tenth"),
+    ]
+    words = ("recommend", "c000001", "-n", "4", "--rules", path, "--surface", "home")
+    shown = json.loads(run(*words, "--json").out)["recommendations"]
+    assert (shown[1]["product_id"], shown[1]["source"]) == (pinned, "pinned")
+    assert shown[0]["product_id"] == items[0]["product_id"]
+    traced = json.loads(run(*words, "--trace", "--json", "--request-id", "r1").out)
+    moved = next(product for product in traced["products"] if product["product_id"] == pinned)
+    assert moved["moves"] == [{"rule": "spring", "before": None, "after": 2}]
+    assert traced["soft"] == ["spring", "tenth"]
+    assert 0 < traced["products"][3]["propensity"] < 1
+    told = run(*words, "--trace").out
+    assert "spring: – → 2" in told and "hard rules: nothing free" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('[[pin]]\nname = "a"\nslot = 1\nproduct = "p"\n', "expected"),
+        ('[[cap]]\nname = "a"\nat_most = 1\ncategory = ["no such"]\n', 'found "no such"'),
+        ('[[age]]\nname = "a"\nmin = 18\nyears = "no_such"\n', "expected an attribute of the customers"),
+        ("what", "expected TOML"),
+    ],
+)
+def test_broken_rules_are_one_sentence_and_exit_2(
+    run: Run, published: Published, tmp_path: Path, text: str, told: str
+) -> None:
+    path = tmp_path / "broken.toml"
+    path.write_text(text)
+    for words in (("rules", "check", path), ("recommend", "c000001", "--trace", "--rules", path)):
+        result = run(*words, home=published.settings.home)
+        assert result.code == 2
+        assert result.out == "" and result.err.startswith("error: expected") and result.err.count("\n") == 1
+        assert told in result.err and str(path) in result.err
+
+
+def test_rules_by_attributes_of_customers_read_them_whatever_the_bundle_reads(
+    run: Run, own_copy: Published, tmp_path: Path
+) -> None:
+    """The simulated shop knows its customers' region; a bundle without attributes serves them to rules all the same."""
+    path = tmp_path / "rules.toml"
+    customers = pd.read_parquet(own_copy.tables / "customers.parquet").drop_duplicates(
+        "customer_id", keep="last"
+    )
+    region_of = customers.set_index("customer_id")["region"].dropna()
+    customer, region = region_of.index[0], region_of.iloc[0]
+    path.write_text(f'[[eligibility]]\nname = "only there"\ncustomer = "region"\none_of = ["{region}"]\n')
+    other = next(one for one, theirs in region_of.items() if theirs != region)
+    shown = [
+        json.loads(run("recommend", who, "--rules", path, "--json", home=own_copy.settings.home).out)
+        for who in (customer, other, "somebody-new")
+    ]
+    assert [len(one["recommendations"]) for one in shown] == [10, 0, 0]

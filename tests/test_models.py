@@ -374,6 +374,8 @@ def test_purchased_counts_days_and_keeps_the_latest() -> None:
     later = data.at + DAY_US // 50
     object.__setattr__(twice, "at", np.concatenate([data.at, later, data.at - 5 * DAY_US]))
     owned = purchased(twice).bought(7)
+    assert owned.first is not None
+    assert (owned.last - owned.first == 5 * DAY_US + DAY_US // 50).all()
     rows = list(zip(owned.products.tolist(), owned.days.tolist(), owned.last.tolist(), strict=True))
     mine = data.customer_idx == 7
     assert [product for product, _, _ in rows] == sorted(data.product_idx[mine].tolist())

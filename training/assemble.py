@@ -190,13 +190,15 @@ def policy(recipe: Recipe, fitted: Embeddings | None) -> Policy:
 
 
 def purchased(data: TrainingSet) -> Purchased:
-    """Return who had bought what, on how many days, and when last."""
+    """Return who had bought what, on how many days, when last and when first."""
     rows = data.is_purchase & (data.customer_idx >= 0)
     bought = pd.DataFrame(
         {"customer": data.customer_idx[rows], "product": data.product_idx[rows], "at": data.at[rows]}
     )
     bought["day"] = bought["at"] // DAY_US
-    pairs = bought.groupby(["customer", "product"], sort=True).agg(at=("at", "max"), days=("day", "nunique"))
+    pairs = bought.groupby(["customer", "product"], sort=True).agg(
+        at=("at", "max"), days=("day", "nunique"), first=("at", "min")
+    )
     pairs = pairs.reset_index()
     counts = np.bincount(pairs["customer"], minlength=len(data.customers))
     return Purchased(
@@ -204,4 +206,5 @@ def purchased(data: TrainingSet) -> Purchased:
         products=pairs["product"].to_numpy(dtype=np.int32),
         days=pairs["days"].to_numpy(dtype=np.int32),
         at=pairs["at"].to_numpy(dtype=np.int64),
+        first=pairs["first"].to_numpy(dtype=np.int64),
     )

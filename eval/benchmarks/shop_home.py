@@ -181,6 +181,7 @@ def _purchased(shop: Shop) -> Purchased:
         products=product[first].astype(np.int32),
         days=np.add.reduceat(is_new_day, first, dtype=np.int32),
         at=at[np.concatenate([first[1:], [len(at)]]) - 1],
+        first=at[first],
     )
 
 

@@ -15,9 +15,11 @@ from serving.bundle import load
 from serving.errors import ConfigError
 from serving.live import Live
 from serving.recommender import MAX_N, PurchasedPolicy, Query, Recommender, described
+from serving.rules import load_rules
 from serving.settings import Settings
+from serving.trace import trace
 from training.cli.progress import shown
-from training.cli.tables import answer, console
+from training.cli.tables import answer, console, traced_table
 
 #: How long reading a chunk of customers may take where nobody waits for the answer.
 _PATIENCE_MS: Final = 60_000.0
@@ -43,6 +45,14 @@ def recommend_command(
             metavar="DIR", help="Where --all writes its files; new, empty, or a former result to replace."
         ),
     ] = None,
+    rules: Annotated[Path | None, typer.Option(metavar="FILE", help="Answer under these rules.")] = None,
+    surface: Annotated[str | None, typer.Option(help="Where it is shown, for rules.")] = None,
+    request_id: Annotated[
+        str | None, typer.Option(help="Seeds what rules explore; nothing is explored without.")
+    ] = None,
+    traced: Annotated[
+        bool, typer.Option("--trace", help="Tell how the answer came about, rule by rule.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Show what the live bundle recommends to one customer, or write it for all."""
@@ -52,9 +62,11 @@ def recommend_command(
             raise ConfigError(
                 f"expected a CUSTOMER_ID or --all, found {customer_id!r} and --all; leave out one"
             )
+        if traced:
+            raise ConfigError("expected --trace with a CUSTOMER_ID, found it with --all; leave out one")
         if to is None:
             raise ConfigError("expected --to DIR with --all, found none; name the directory to write")
-        _write_all(to, n, policy, as_json=as_json)
+        _write_all(to, n, policy, rules=rules, as_json=as_json)
         return
     if to is not None:
         raise ConfigError(f"expected --all with --to, found only --to {to}; add --all or leave out --to")
@@ -62,7 +74,18 @@ def recommend_command(
         raise ConfigError(
             "expected a CUSTOMER_ID or --all, found nothing; name a customer, or add --all --to DIR"
         )
-    _show_one(customer_id, n, policy, as_json=as_json)
+    query = Query(
+        at=datetime.now(UTC),
+        customer_id=customer_id,
+        n=n,
+        purchased=policy,
+        surface=surface,
+        request_id=request_id,
+    )
+    if traced:
+        _show_trace(query, rules=rules, as_json=as_json)
+    else:
+        _show_one(query, rules=rules, as_json=as_json)
 
 
 def _policy(purchased: str) -> PurchasedPolicy:
@@ -72,24 +95,43 @@ def _policy(purchased: str) -> PurchasedPolicy:
     raise ConfigError(f"expected --purchased exclude, allow or due, found {purchased!r}; choose one")
 
 
-def _show_one(customer_id: str, n: int, purchased: PurchasedPolicy, *, as_json: bool) -> None:
-    recommender = open_live(Settings.load())
-    query = Query(at=datetime.now(UTC), customer_id=customer_id, n=n, purchased=purchased)
+def _show_one(query: Query, *, rules: Path | None, as_json: bool) -> None:
+    recommender = open_live(Settings.load(), rules=rules)
     result = recommender.recommend([query])[0]
-    if recommender.degraded:
-        typer.echo("warning: the online store did not answer; shown without recent history", err=True)
+    _warn_of_degraded(recommender)
     items = [described(item) for item in result.items]
     if as_json:
-        told = {"customer_id": customer_id, "bundle": recommender.bundle.tag, "recommendations": items}
+        told = {"customer_id": query.customer_id, "bundle": recommender.bundle.tag, "recommendations": items}
         typer.echo(json.dumps(told, ensure_ascii=False))
         return
     screen = console()
-    screen.print(f"{customer_id}, by {recommender.bundle.tag}", markup=False)
+    screen.print(f"{query.customer_id}, by {recommender.bundle.tag}", markup=False)
     screen.print(answer(items) if items else "nothing on sale passes: try --purchased allow")
 
 
-def _write_all(directory: Path, n: int, purchased: PurchasedPolicy, *, as_json: bool) -> None:
-    recommender = open_live(Settings.load(), timeout_ms=_PATIENCE_MS)
+def _show_trace(query: Query, *, rules: Path | None, as_json: bool) -> None:
+    recommender = open_live(Settings.load(), rules=rules)
+    told = trace(recommender, query, recommender.states([query])[0])
+    _warn_of_degraded(recommender)
+    if as_json:
+        typer.echo(json.dumps(told.to_json(), ensure_ascii=False))
+        return
+    screen = console()
+    screen.print(f"{query.customer_id}, by {told.bundle}", markup=False)
+    for what, names in (("hard rules", told.hard), ("soft rules", told.soft), ("gave way", told.gave_way)):
+        screen.print(f"{what}: {'; '.join(names) or 'none'}", markup=False)
+    screen.print(traced_table(told))
+
+
+def _warn_of_degraded(recommender: Recommender) -> None:
+    if recommender.degraded:
+        typer.echo("warning: the online store did not answer; shown without recent history", err=True)
+
+
+def _write_all(
+    directory: Path, n: int, purchased: PurchasedPolicy, *, rules: Path | None, as_json: bool
+) -> None:
+    recommender = open_live(Settings.load(), timeout_ms=_PATIENCE_MS, rules=rules)
     with shown(quiet=as_json) as progress:
         summary = batch.write(
             recommender, directory, at=datetime.now(UTC), n=n, purchased=purchased, progress=progress
@@ -109,15 +151,15 @@ def _write_all(directory: Path, n: int, purchased: PurchasedPolicy, *, as_json: 
     )
 
 
-def open_live(settings: Settings, *, timeout_ms: float = 2000.0) -> Recommender:
-    """Return the verified recommender of the live bundle with the online store.
+def open_live(settings: Settings, *, timeout_ms: float = 2000.0, rules: Path | None = None) -> Recommender:
+    """Return the verified recommender of the live bundle with the online store, under the rules of a file.
 
     A person or a job waits for it, for ``timeout_ms`` at the least; the service does not.
 
     Raises
     ------
     ConfigError
-        Nothing is live.
+        Nothing is live, or the rules do not fit it.
     """
     from serving.online import OnlineReader  # Feast takes seconds to import
 
@@ -127,14 +169,20 @@ def open_live(settings: Settings, *, timeout_ms: float = 2000.0) -> Recommender:
             f"expected a live bundle in {settings.live}, found none; run `nextbest train TABLES`"
         )
     bundle = load(settings.bundles, version)
+    held = None if rules is None else load_rules(rules, bundle)
     reader = OnlineReader(
         open_store(settings.store, offline=False),
         service=bundle.manifest.feature_service,
         schema_hash=bundle.manifest.feature_schema_hash,
         defaults=bundle.manifest.feature_defaults,
         timeout_ms=max(settings.feature_timeout_ms, timeout_ms),
-        also=bundle.manifest.read,
+        also=(*bundle.manifest.read, *(() if held is None else held.reads)),
     )
     recommender = Recommender(bundle, reader)
-    golden.replay(recommender)
-    return recommender
+    golden.replay(recommender)  # golden answers are those without rules
+    if held is not None and rules is not None:
+        try:
+            held.check_customers(reader.attributes)
+        except ConfigError as error:
+            raise ConfigError(f"{error}; correct {rules}") from None
+    return recommender.with_rules(held)

@@ -14,6 +14,7 @@ from eval.results import Estimate, Results
 from eval.scorecard import AUC
 from eval.slices import STANDING
 from serving.recommender import PurchasedPolicy
+from serving.trace import Trace
 
 
 def console() -> Console:
@@ -129,6 +130,35 @@ def answer(items: Sequence[dict[str, Any]]) -> Table:
             f"{reason['code']} {about}".strip(),
         )
     return table
+
+
+def traced_table(told: Trace) -> Table:
+    """Return the products of a trace as a table: those of the answer, then the other candidates."""
+    table = Table()
+    for column in ("rank", "candidate", "product", "name", "score", "source", "propensity", "what rules did"):
+        table.add_column(column, justify="right" if column in ("rank", "candidate", "score") else "left")
+    is_shown = True
+    for item in told.products:
+        if is_shown and item.rank is None:
+            table.add_section()
+            is_shown = False
+        did = [f"dropped by {name}" for name in item.dropped_by]
+        did += [f"{move.rule}: {_rank(move.before)} → {_rank(move.after)}" for move in item.moves]
+        table.add_row(
+            _rank(item.rank),
+            _rank(item.candidate),
+            item.product_id,
+            item.name or "",
+            "" if item.score is None else f"{item.score:.3f}",
+            item.source or "",
+            "" if item.propensity is None else f"{item.propensity:.4g}",
+            "; ".join(did),
+        )
+    return table
+
+
+def _rank(rank: int | None) -> str:
+    return "–" if rank is None else str(rank)
 
 
 def _interval(told: dict[str, float] | None) -> str:

@@ -12,7 +12,8 @@ from serving import live
 from serving.bundle import load
 from serving.errors import BundleError, ConfigError
 from serving.features import FrameReader
-from serving.live import Follower, Live
+from serving.follower import Follower
+from serving.live import Live
 from serving.recommender import Recommender
 from tests.test_bundle import stored
 
@@ -88,10 +89,10 @@ def test_follower_takes_up_what_is_published(tmp_path: Path, two: tuple[Path, li
         live.publish(tmp_path / "live.json", "default", version)
         following.look()
         assert following.current is not None
-        assert following.current.bundle.version == version
+        assert following.current.live.bundle.version == version
     live.rollback(tmp_path / "live.json", "default")
     following.look()
-    assert following.current.bundle.version == versions[0]
+    assert following.current.live.bundle.version == versions[0]
 
 
 def test_an_empty_slot_is_told_once_with_those_there_are(
@@ -121,7 +122,7 @@ def test_follower_refuses_a_corrupt_bundle_and_recovers(tmp_path: Path, two: tup
     (bundles / bad / "bundle" / "popular.npy").write_bytes(b"nonsense")
     live.publish(path, "default", bad)
     following.look()
-    assert following.current is not None and following.current.bundle.version == good
+    assert following.current is not None and following.current.live.bundle.version == good
     assert "popular.npy" in following.problem
     live.rollback(path, "default")
     following.look()
@@ -131,10 +132,10 @@ def test_follower_refuses_a_corrupt_bundle_and_recovers(tmp_path: Path, two: tup
     shutil.rmtree(bundles / bad)
     shutil.copytree(tmp_path / "kept", bundles / bad)
     following.look()
-    assert following.current.bundle.version == good, "left alone for a while"
+    assert following.current.live.bundle.version == good, "left alone for a while"
     clock.seconds += 10
     following.look()
-    assert following.current.bundle.version == bad, "then tried again"
+    assert following.current.live.bundle.version == bad, "then tried again"
 
 
 def test_follower_outlives_whatever_loading_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -158,8 +159,8 @@ def test_follower_outlives_a_broken_live_file(tmp_path: Path, two: tuple[Path, l
     following.look()
     path.write_text("{")
     following.look()
-    assert following.current is not None and following.current.bundle.version == first
+    assert following.current is not None and following.current.live.bundle.version == first
     path.unlink()
     live.publish(path, "default", second)
     following.look()
-    assert following.current.bundle.version == second
+    assert following.current.live.bundle.version == second

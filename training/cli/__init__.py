@@ -22,6 +22,7 @@ from training.cli import (
     demo,
     evaluate,
     events,
+    experiments,
     features,
     models,
     recommend,
@@ -50,6 +51,7 @@ for group in (
     serve,
     recommend,
     events,
+    experiments,
     benchmark,
 ):
     group.register(app)

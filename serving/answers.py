@@ -3,7 +3,7 @@
 One method an operation of ``serving.openapi.ENDPOINTS``, of the same name. An answer takes less time than handing it
 to a thread and back would add, so it is made on the event loop, as long as the online store is quick; once reads are
 slow, answers move to worker threads, so that the store never stops the probes. A batch runs there in chunks, so that
-single requests come in between. Each method is given the recommender that was live when the request came.
+single requests come in between. Each method is given what was served when the request came.
 """
 
 from __future__ import annotations
@@ -26,8 +26,10 @@ from serving.errors import DataError
 from serving.events import Exposure, ExposureBuffer, Shown
 from serving.metrics import Metrics
 from serving.recommender import Query, Recommendations, Recommender
+from serving.served import Choice, Served
+from serving.shadows import Shadows
 from serving.stages import stage, watched
-from serving.validation import InvalidRequest
+from serving.validation import InvalidRequest, shown
 
 BATCH_CHUNK: Final = 50
 #: Counting the stages of an answer takes longer than most of them; of so many answers one stands for all.
@@ -54,29 +56,35 @@ class Answers:
         self._metrics = metrics
         self._clock = clock
         self._exposures = exposures
+        self._shadows = Shadows(metrics)
         self._turns = count()
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="answer")
 
     def close(self) -> None:
         """Stop the worker threads."""
+        self._shadows.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def recommend(self, asked: RecommendRequest, recommender: Recommender, request_id: str) -> bytes:
+    async def recommend(self, asked: RecommendRequest, served: Served, request_id: str) -> bytes:
         """Answer ``/v1/recommend``."""
-        query = asked.to_query(self._clock(), request_id)
-        is_quick = recommender.features.is_quick
-        begun = (
-            recommender.begin([query]) if is_quick else None
-        )  # a slow store is not even asked on the event loop
+        query, surface = asked.to_query(self._clock(), request_id), asked.context.surface
+        choice = self._choice(asked, query, served)
+        first = served.live if choice is None else choice.recommender
+        is_quick = first.features.is_quick
+        # a slow store is not even asked on the event loop
+        begun = choice.recommender.begin([query]) if choice is not None and is_quick else None
 
         def work() -> bytes:
             with watched() as seconds:
-                with _filters_refused(recommender, query.filters):
-                    answered = recommender.recommend([query], begun)[0]
+                with _filters_refused(first, query.filters):
+                    if choice is None:
+                        chosen, answered = served.recommend([query], surface)[0]
+                    else:
+                        chosen, answered = choice, choice.recommender.recommend([query], begun)[0]
                 with stage("exposure"):
-                    self._shown(query, answered, recommender, request_id, asked.context.surface)
+                    self._shown(query, answered, chosen, request_id, surface)
                 with stage("json"):
-                    body = orjson.dumps(_told(answered, recommender, request_id, query.customer_id))
+                    body = orjson.dumps(_told(answered, chosen, request_id, query.customer_id))
             self._metrics.recommended(answered)
             if next(self._turns) % STAGED_ONE_IN == 0:
                 self._metrics.staged(seconds)
@@ -90,28 +98,42 @@ class Answers:
             if begun is not None:
                 begun.drop()
 
-    async def recommend_batch(self, asked: BatchRequest, recommender: Recommender, request_id: str) -> bytes:
+    def _choice(self, asked: RecommendRequest, query: Query, served: Served) -> Choice | None:
+        """Return what answers a request; None where that depends on attributes that are still to be read."""
+        surface = asked.context.surface
+        if asked.variant is None:
+            return None if served.asks_for_attributes(surface) else served.choose(query, surface)
+        choice = served.forced(asked.variant)
+        if choice is None:
+            there = ", ".join(served.variants) or "none"
+            told = f"expected a configured variant (there are: {there}), found {shown(asked.variant)}"
+            raise InvalidRequest(told, "variant")
+        return choice
+
+    async def recommend_batch(self, asked: BatchRequest, served: Served, request_id: str) -> bytes:
         """Answer ``/v1/recommend/batch``; each answer has a request id of its own."""
         queries = asked.to_queries(self._clock(), request_id)
 
         def work(first: int) -> bytes:
             chunk = queries[first : first + BATCH_CHUNK]
-            answers = recommender.recommend(chunk)
-            self._metrics.recommended(*answers)
-            for number, (query, answered) in enumerate(zip(chunk, answers, strict=True), start=first):
-                self._shown(query, answered, recommender, f"{request_id}.{number}", None)
-            told = [
-                _told(answered, recommender, f"{request_id}.{number}", query.customer_id)
-                for number, (query, answered) in enumerate(zip(chunk, answers, strict=True), start=first)
-            ]
+            answers = served.recommend(chunk)
+            self._metrics.recommended(*(answered for _, answered in answers))
+            told = []
+            for number, (query, (choice, answered)) in enumerate(
+                zip(chunk, answers, strict=True), start=first
+            ):
+                one = f"{request_id}.{number}"
+                self._shown(query, answered, choice, one, None)
+                told.append(_told(answered, choice, one, query.customer_id))
             return orjson.dumps(told)[1:-1]
 
         starts = range(0, len(queries), BATCH_CHUNK)
         chunks = [await self._in_thread(partial(work, first)) for first in starts]
         return b"[" + b",".join(chunks) + b"]"
 
-    async def similar(self, asked: SimilarRequest, recommender: Recommender, request_id: str) -> bytes:
-        """Answer ``/v1/similar``."""
+    async def similar(self, asked: SimilarRequest, served: Served, request_id: str) -> bytes:
+        """Answer ``/v1/similar``, by what is live: nobody is asking whom an experiment could assign."""
+        recommender = served.live
         at, filters = self._clock(), asked.filters.to_filters()
         if not any(product in recommender.bundle.catalog.index for product in asked.product_ids):
             told = f"expected at least one known product, found none among the {len(asked.product_ids)} given"
@@ -121,7 +143,7 @@ class Answers:
             with _filters_refused(recommender, filters):
                 answered = recommender.similar(asked.product_ids, n=asked.n, at=at, filters=filters)
             self._metrics.recommended(answered)
-            return orjson.dumps(_told(answered, recommender, request_id, None))
+            return orjson.dumps(_told(answered, Choice(recommender), request_id, None))
 
         await asyncio.sleep(0)
         return work()
@@ -130,10 +152,14 @@ class Answers:
         self,
         query: Query,
         answered: Recommendations,
-        recommender: Recommender,
+        choice: Choice,
         request_id: str,
         surface: str | None,
     ) -> None:
+        """Record what is shown, count the variant, and let its shadow answer."""
+        if choice.experiment is not None and choice.variant is not None:
+            self._metrics.chosen(choice.experiment, choice.variant)
+            self._shadows.answer(query, choice, answered)
         if self._exposures is None:
             return
         is_taken = self._exposures.add(
@@ -143,13 +169,14 @@ class Answers:
                 customer_id=query.customer_id,
                 session_id=query.session_id,
                 surface=surface,
-                experiment=None,
-                variant=None,
-                bundle=recommender.bundle.tag,
+                experiment=choice.experiment,
+                variant=choice.variant,
+                bundle=choice.recommender.bundle.tag,
                 items=tuple(
                     Shown(item.product_id, item.score, item.source, item.propensity)
                     for item in answered.items
                 ),
+                forced=choice.forced,
             )
         )
         self._metrics.exposed("taken" if is_taken else "dropped")
@@ -159,10 +186,16 @@ class Answers:
 
 
 def _told(
-    answered: Recommendations, recommender: Recommender, request_id: str, customer_id: str | None
+    answered: Recommendations, choice: Choice, request_id: str, customer_id: str | None
 ) -> dict[str, Any]:
-    bundle = recommender.bundle.tag
-    return answer(answered, request_id=request_id, customer_id=customer_id, bundle=bundle)
+    return answer(
+        answered,
+        request_id=request_id,
+        customer_id=customer_id,
+        bundle=choice.recommender.bundle.tag,
+        experiment=choice.experiment,
+        variant=choice.variant,
+    )
 
 
 @contextmanager

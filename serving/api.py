@@ -152,7 +152,11 @@ _NO_FILTERS: Final = FilterSet()
 
 
 class RecommendRequest(_Request):
-    """Asks which products to show to one customer."""
+    """Asks which products to show to one customer.
+
+    ``variant`` is for testers: that of an experiment (``experiment/variant``, or the variant alone where only one is
+    called so) instead of the one that the customer has.
+    """
 
     customer_id: Who | None = None
     session_id: Who | None = None
@@ -168,13 +172,6 @@ class RecommendRequest(_Request):
         if self.customer_id is None and self.session_id is None:
             raise sentence("expected a customer_id or a session_id, found neither", at="customer_id")
         return self
-
-    @field_validator("variant")
-    @classmethod
-    def _configured(cls, value: str | None) -> str | None:
-        if value is not None:
-            raise sentence(f"expected a configured variant (there are: none), found {shown(value)}")
-        return value
 
     def to_query(self, at: datetime, request_id: str | None = None) -> Query:
         """Return the question as the recommender takes it."""
@@ -398,7 +395,8 @@ class RecommendResponse(BaseModel):
     """The answer to one question; ``ignored`` lists given product ids that nobody knows.
 
     ``degraded`` is there, and true, only where what the online store has of the customer could not be read: what they
-    did since the bundle was made is not known to this answer.
+    did since the bundle was made is not known to this answer. Customers of the holdout, who see segment and popular
+    only, have the experiment ``holdout`` and the variant ``fallback``.
     """
 
     request_id: str
@@ -426,15 +424,21 @@ class ErrorBody(BaseModel):
 
 
 def answer(
-    answered: Recommendations, *, request_id: str, customer_id: str | None, bundle: str
+    answered: Recommendations,
+    *,
+    request_id: str,
+    customer_id: str | None,
+    bundle: str,
+    experiment: str | None = None,
+    variant: str | None = None,
 ) -> dict[str, Any]:
     """Return the JSON object of one answer (see ``RecommendResponse``)."""
     told: dict[str, Any] = {
         "request_id": request_id,
         "customer_id": customer_id,
         "bundle": bundle,
-        "experiment": None,
-        "variant": None,
+        "experiment": experiment,
+        "variant": variant,
         "ignored": list(answered.ignored),
         "recommendations": [described(item) for item in answered.items],
     }

@@ -1,8 +1,8 @@
 """The HTTP application under ``/v1``: routes, limits, keys, and the body of every error.
 
 Plain ASGI, since it must own what frameworks like to own: each refusal has our body, the body is read no
-further than the limit, and overload is told at once. A request takes the live recommender once and is
-answered by that one alone. Deliberately absent: what the answers are (``serving.answers``).
+further than the limit, and overload is told at once. A request takes what is served once and is
+answered by that alone. Deliberately absent: what the answers are (``serving.answers``).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from serving.events import EventLog, ExposureBuffer
 from serving.intake import Intake
 from serving.metrics import Metrics
 from serving.openapi import DOCUMENT_PATH, ENDPOINTS, REFUSALS, Endpoint, document
-from serving.recommender import Recommender
+from serving.served import Served
 from serving.settings import Settings
 from serving.validation import InvalidRequest, parse, shown
 
@@ -76,7 +76,7 @@ class Application:
     settings
         Limits and keys.
     current
-        Returns the recommender that is live now; None until there is one.
+        Returns what is served now; None until there is a bundle.
     metrics
         Counts what was answered.
     clock
@@ -91,7 +91,7 @@ class Application:
         self,
         settings: Settings,
         *,
-        current: Callable[[], Recommender | None],
+        current: Callable[[], Served | None],
         metrics: Metrics,
         clock: Callable[[], datetime],
         event_log: EventLog,
@@ -175,8 +175,8 @@ class Application:
         if endpoint is None or handler is None:
             return self._document
         self._check_head(given)
-        recommender = self._current()
-        if recommender is None and endpoint.needs_bundle:
+        served = self._current()
+        if served is None and endpoint.needs_bundle:
             raise Refused(503, "expected a verified bundle, found none loaded yet; try again", headers=_RETRY)
         limit = self._settings.concurrency_limit
         if self._in_flight >= limit:
@@ -185,7 +185,7 @@ class Application:
         self._in_flight += 1
         try:
             asked = parse(endpoint.request, await self._read(receive))
-            return await handler(asked, recommender, request_id)
+            return await handler(asked, served, request_id)
         except InvalidRequest as error:
             raise Refused(422, error.message, field=error.field) from None
         except EventLogUnavailable:

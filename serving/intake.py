@@ -22,7 +22,7 @@ from serving.api import CustomerChanges, FeedbackEvent, FeedbackRequest, Product
 from serving.errors import EventLogUnavailable
 from serving.events import Change, Event, EventLog
 from serving.metrics import Metrics
-from serving.recommender import Recommender
+from serving.served import Served
 from serving.validation import InvalidRequest, parse, shown
 
 logger = logging.getLogger("nextbest")
@@ -58,9 +58,7 @@ class Intake:
         """Stop the threads."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    async def feedback(
-        self, asked: FeedbackRequest, recommender: Recommender | None, request_id: str
-    ) -> bytes:
+    async def feedback(self, asked: FeedbackRequest, served: Served | None, request_id: str) -> bytes:
         """Answer ``/v1/feedback``."""
         now = self._clock()
         events, rejected = [], []
@@ -77,13 +75,11 @@ class Intake:
         self._metrics.told(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
         return orjson.dumps({"accepted": accepted, "duplicates": duplicates, "rejected": rejected})
 
-    async def products(
-        self, asked: ProductChanges, recommender: Recommender | None, request_id: str
-    ) -> bytes:
+    async def products(self, asked: ProductChanges, served: Served | None, request_id: str) -> bytes:
         """Answer ``/v1/products``."""
         at = to_micros(self._clock())
         changes = [Change("product", one.product_id, one.values(), at) for one in asked.products]
-        catalog = None if recommender is None else recommender.bundle.catalog
+        catalog = None if served is None else served.live.bundle.catalog
         unknown = [change.id for change in changes if catalog is None or change.id not in catalog.index]
         ignored = [
             {"field": f"products[{index}].attributes.{name}", "why": why}
@@ -93,13 +89,11 @@ class Intake:
         ]
         return await self._changed(changes, unknown, ignored)
 
-    async def customers(
-        self, asked: CustomerChanges, recommender: Recommender | None, request_id: str
-    ) -> bytes:
+    async def customers(self, asked: CustomerChanges, served: Served | None, request_id: str) -> bytes:
         """Answer ``/v1/customers``."""
         at = to_micros(self._clock())
         changes = [Change("customer", one.customer_id, one.values(), at) for one in asked.customers]
-        known = None if recommender is None else recommender.features.attributes
+        known = None if served is None else served.live.features.attributes
         ignored = [
             {"field": f"customers[{index}].{field}", "why": _not_among(known, name)}
             for index, one in enumerate(asked.customers)

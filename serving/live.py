@@ -1,31 +1,23 @@
 """What is live: one small file, replaced atomically, that publish and rollback alone write.
 
-``live.json`` maps a slot to ``name:version`` and remembers what was live before. Each worker polls it,
-verifies, loads and replays the new bundle beside the old one, and swaps one reference; a request takes
-the reference once, so it is answered by exactly one bundle.
+``live.json`` maps a slot to ``name:version`` and remembers what was live before. How each worker takes it up is in
+``serving.follower``.
 """
 
 from __future__ import annotations
 
 import fcntl
-import gc
 import json
-import logging
 import os
 import tempfile
-import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from serving.bundle import NAME
-from serving.errors import BundleError, ConfigError, NextbestError
-from serving.recommender import Recommender
-
-log = logging.getLogger("nextbest")
+from serving.errors import BundleError, ConfigError
 
 
 class Slot(BaseModel):
@@ -132,94 +124,3 @@ def _replace(path: Path, live: Live) -> None:
         file.flush()
         os.fsync(file.fileno())
     Path(name).replace(path)
-
-
-class Follower:
-    """Keeps one ``Recommender`` current with ``live.json``, from a thread of its own.
-
-    Parameters
-    ----------
-    path, slot
-        The file and the slot to follow.
-    load
-        Makes a verified, replayed recommender of a version; raises ``NextbestError`` when it cannot.
-    poll_seconds
-        How often the file is looked at.
-    patience_seconds
-        How long a bundle that was refused is left alone before it is tried again.
-    taken
-        Told each recommender that serves from now on.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        slot: str,
-        load: Callable[[str], Recommender],
-        *,
-        poll_seconds: float,
-        patience_seconds: float = 5.0,
-        monotonic: Callable[[], float] = time.monotonic,
-        taken: Callable[[Recommender], None] = lambda recommender: None,
-    ) -> None:
-        self._path = path
-        self._slot = slot
-        self._load = load
-        self._poll_seconds = poll_seconds
-        self._patience_seconds = patience_seconds
-        self._monotonic = monotonic
-        self._taken = taken
-        self._stop = threading.Event()
-        self._refused: tuple[str, float] | None = None
-        self.current: Recommender | None = None
-        self.problem = ""
-        self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
-
-    def start(self) -> None:
-        """Load what is live now and begin to follow."""
-        self.look()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop following."""
-        self._stop.set()
-
-    def look(self) -> None:
-        """Look once; what cannot be taken up is told once, and what serves now goes on serving."""
-        version: str | None = None
-        try:
-            live = Live.read(self._path)
-            version = live.version(self._slot)
-            if version is None:
-                raise ConfigError(live.missing(self._slot))
-            if self._is_refused(version):
-                return
-            if self.current is None or self.current.bundle.version != version:
-                self.current = self._load(version)
-                _spare_the_collector()
-                self._taken(self.current)
-                log.info("serving %s", self.current.bundle.tag)
-            self._refused, self.problem = None, ""
-        except Exception as error:  # the thread must outlive whatever a damaged bundle raises
-            if isinstance(error, BundleError) and version is not None:
-                self._refused = (version, self._monotonic() + self._patience_seconds)
-            problem = str(error) if isinstance(error, NextbestError) else f"{type(error).__name__}: {error}"
-            if problem != self.problem:
-                log.error("not taken up: %s", problem)
-            self.problem = problem
-
-    def _is_refused(self, version: str) -> bool:
-        if self._refused is None or self._refused[0] != version:
-            return False
-        return self._monotonic() < self._refused[1]
-
-    def _follow(self) -> None:
-        while not self._stop.wait(self._poll_seconds):
-            self.look()
-
-
-def _spare_the_collector() -> None:
-    """Let the garbage collector pass over a bundle from now on: looking through it takes longer than many answers."""
-    gc.unfreeze()  # what of the bundle before was in cycles
-    gc.collect()
-    gc.freeze()

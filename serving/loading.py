@@ -10,13 +10,14 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import datetime
 from time import perf_counter
 from typing import Final, NoReturn
 
 from feature_repo.store import open_store
 from serving import golden
+from serving.attributes import AttributeReader
 from serving.bundle import Bundle, load
 from serving.errors import BundleError, FeatureUnavailable, NextbestError
 from serving.features import CustomerState, FeatureReader, Reading
@@ -114,7 +115,7 @@ class GuardedReader(FeatureReader):
 
 
 class Loader:
-    """Makes the recommender of a version, for ``serving.live.Follower``.
+    """Makes the recommender of a version, for ``serving.follower.Follower``.
 
     Each recommender has a store of its own: the registry is read anew at each swap, and a request that
     still holds the former recommender keeps what it reads from.
@@ -166,8 +167,24 @@ class Loader:
         self._held = None
         return recommender
 
+    def attributes(self, names: Collection[str], live: Recommender) -> FeatureReader:
+        """Return the reader of these attributes of customers, live changes since ``live`` was made included.
+
+        Raises
+        ------
+        ConfigError
+            The shop's customers do not have such an attribute.
+        FeatureUnavailable
+            There is no feature store, at least not yet.
+        """
+        with self._store_expected():
+            store = open_store(self._settings.store, offline=False)
+            alone = AttributeReader(store, names, timeout_ms=self._settings.feature_timeout_ms)
+        reader = GuardedReader(alone, self._metrics)
+        return reader if self._overlay is None else self._overlay.reader(reader, since_of(live.bundle))
+
     def _reader(self, bundle: Bundle) -> OnlineReader:
-        try:
+        with self._store_expected():
             return OnlineReader(
                 open_store(self._settings.store, offline=False),
                 service=bundle.manifest.feature_service,
@@ -177,6 +194,12 @@ class Loader:
                 corrupt=lambda: self._metrics.degraded("corrupt"),
                 also=bundle.manifest.read,
             )
+
+    @contextlib.contextmanager
+    def _store_expected(self) -> Iterator[None]:
+        """Turn whatever says that the feature store is not as it should be into what is tried again."""
+        try:
+            yield
         except BundleError as error:
             raise FeatureUnavailable(str(error)) from error
         except NextbestError:

@@ -27,6 +27,7 @@ _STAGE_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.
 
 DegradedReason = Literal["unavailable", "resting", "corrupt"]
 ExposureOutcome = Literal["taken", "dropped", "lost"]
+ShadowOutcome = Literal["same", "other", "failed", "skipped"]
 
 
 class Metrics:
@@ -86,12 +87,49 @@ class Metrics:
         self._is_log_up: bool | None = None
         self._bundle = Gauge(
             "nextbest_bundle_info",
-            "Workers that serve a bundle",
+            "Workers in which a bundle is live",
             ["bundle"],
             multiprocess_mode="livesum",
             registry=registry,
         )
         self._live: str | None = None
+        self._variants = Counter(
+            "nextbest_variant_answers", "Answers of variants", ["experiment", "variant"], registry=registry
+        )
+        self._shadows = Counter(
+            "nextbest_shadow_answers",
+            "Answers of shadow variants: the same products as were shown, others, failed, or skipped for want of time",
+            ["experiment", "variant", "outcome"],
+            registry=registry,
+        )
+        self._shadow_seconds = Histogram(
+            "nextbest_shadow_seconds",
+            "What an answer of a shadow variant takes",
+            ["experiment", "variant"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._shadow_products = Counter(
+            "nextbest_shadow_products",
+            "Products in answers of shadow variants, by whether they were shown too",
+            ["experiment", "variant", "shown"],
+            registry=registry,
+        )
+        self._experiments = Gauge(
+            "nextbest_experiments_info",
+            "Workers that serve experiments.toml, by the hash of its content",
+            ["digest"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._digest: str | None = None
+        self._experiments_up = Gauge(
+            "nextbest_experiments_up",
+            "Whether experiments.toml is served as it is, by every worker",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._is_experiments_up: bool | None = None
         for reason in get_args(DegradedReason):  # shown as 0 from the start, so that a change is seen
             self._degraded.labels(reason)
         for outcome in get_args(ExposureOutcome):
@@ -102,6 +140,7 @@ class Metrics:
         self._source_of = cache(self._recommendations.labels)
         self._stage_of = cache(self._stages.labels)
         self._exposure_of = cache(self._exposures.labels)
+        self._variant_of = cache(self._variants.labels)
 
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count one answer."""
@@ -138,12 +177,39 @@ class Metrics:
             self._log_up.set(is_up)
             self._is_log_up = is_up
 
-    def live(self, bundle: str) -> None:
-        """Note which bundle this worker serves from now on."""
+    def chosen(self, experiment: str, variant: str) -> None:
+        """Count an answer of a variant."""
+        self._variant_of(experiment, variant).inc()
+
+    def shadowed(
+        self, experiment: str, variant: str, outcome: ShadowOutcome, seconds: float | None = None
+    ) -> None:
+        """Count an answer of a shadow variant."""
+        self._shadows.labels(experiment, variant, outcome).inc()
+        if seconds is not None:
+            self._shadow_seconds.labels(experiment, variant).observe(seconds)
+
+    def shadow_products(self, experiment: str, variant: str, *, shown: int, other: int) -> None:
+        """Count the products of a shadow's answer: those that were shown too, and others."""
+        self._shadow_products.labels(experiment, variant, "yes").inc(shown)
+        self._shadow_products.labels(experiment, variant, "no").inc(other)
+
+    def live(self, bundle: str, experiments: str) -> None:
+        """Note which bundle is live in this worker from now on, and the hash of the experiments."""
         if self._live is not None:
             self._bundle.labels(self._live).set(0)
         self._bundle.labels(bundle).set(1)
         self._live = bundle
+        if self._digest is not None:
+            self._experiments.labels(self._digest).set(0)
+        self._experiments.labels(experiments).set(1)
+        self._digest = experiments
+
+    def experiments_up(self, is_up: bool) -> None:
+        """Note whether this worker serves the experiments as the file has them."""
+        if is_up is not self._is_experiments_up:
+            self._experiments_up.set(is_up)
+            self._is_experiments_up = is_up
 
 
 def forget_the_dead(directory: str | None) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
@@ -44,7 +45,7 @@ class Overlay:
         self._poll_seconds = poll_seconds
         self._offset: str | None = None
         self._told: dict[tuple[str, str], Values] = {}
-        self._bundle: Bundle | None = None
+        self._bundles: list[weakref.ref[Bundle]] = []  # those that somebody still serves
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="changes", daemon=True)
@@ -73,8 +74,8 @@ class Overlay:
                 for entry in entries:
                     self._take(entry)
                 self._offset = entries[-1].offset
-                if self._bundle is not None:
-                    _change(self._bundle, [entry.record for entry in entries])
+                for bundle in self._attached():
+                    _change(bundle, [entry.record for entry in entries])
 
     def attach(self, bundle: Bundle) -> None:
         """Change ``bundle`` by all that was told since its data end, and from now on by what will be told."""
@@ -85,7 +86,11 @@ class Overlay:
         with self._lock:
             since = since_of(bundle)
             _change(bundle, [Change("product", p, values, 0) for p, values in self._since("product", since)])
-            self._bundle = bundle
+            self._bundles.append(weakref.ref(bundle))
+
+    def _attached(self) -> list[Bundle]:
+        self._bundles = [held for held in self._bundles if held() is not None]
+        return [bundle for held in self._bundles if (bundle := held()) is not None]
 
     def reader(self, reader: FeatureReader, since: int) -> FeatureReader:
         """Return a reader that gives customers' attributes as they were told since an instant (microseconds)."""

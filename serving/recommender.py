@@ -8,10 +8,10 @@ shown only when nothing else is left (a soft rule).
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -190,7 +190,7 @@ class Recommender:
 
     def with_rules(self, rules: Rules | None) -> Recommender:
         """Return the same recommender under other rules, of the same bundle; nothing is loaded or copied."""
-        other = copy(self)
+        other = copy.copy(self)
         other.rules = rules
         return other
 
@@ -198,6 +198,13 @@ class Recommender:
     def model(self) -> Source | None:
         """The personal model; None for a bundle without one."""
         return self._personal
+
+    def fallback(self) -> Recommender:
+        """Return a recommender of the same bundle, sharing all it holds, that asks segment and popular alone."""
+        found = copy.copy(self)
+        found._personal = found._ranked = None
+        found._chain = [Segment(self.bundle), self._popular]
+        return found
 
     def _second_stage(self) -> Ranked | None:
         if self.bundle.manifest.policy.ranker is None:

@@ -1,4 +1,4 @@
-"""The BentoML service: one process that follows ``live.json`` and answers ``/v1``.
+"""The BentoML service: one process that follows ``live.json`` and ``experiments.toml``, and answers ``/v1``.
 
 BentoML gives the process model, the probes and ``/metrics``; ``serving.app`` answers everything else. All
 heavy imports and all settings wait for the constructor, because BentoML's supervisor imports this module
@@ -20,7 +20,9 @@ from typing import TYPE_CHECKING, Final
 import bentoml
 
 if TYPE_CHECKING:
-    from starlette.types import Receive, Scope, Send
+    from collections.abc import Awaitable, Callable
+
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from serving.app import Application
 
@@ -46,6 +48,35 @@ class _Front:
 _front = _Front()
 
 
+class _Readyz:
+    """What BentoML answers to ``/readyz``, with the words of the service in the place of an empty line."""
+
+    told: Callable[[], str] | None = None
+
+    def __call__(self, app: ASGIApp) -> ASGIApp:
+        def answer(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+            is_asked = scope.get("path") == "/readyz" and scope.get("method") == "GET"
+            return app(scope, receive, self._telling(send) if is_asked else send)
+
+        return answer
+
+    def _telling(self, send: Send) -> Send:
+        body = b"\n" if self.told is None else self.told().encode()
+
+        async def sent(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = [pair for pair in message["headers"] if pair[0] != b"content-length"]
+                message["headers"] = [*headers, (b"content-length", str(len(body)).encode())]
+            elif message["type"] == "http.response.body":
+                message["body"] = body
+            await send(message)
+
+        return sent
+
+
+_readyz = _Readyz()
+
+
 @bentoml.asgi_app(_front, path="/")
 @bentoml.service(
     name="Nextbest",
@@ -61,7 +92,7 @@ class Nextbest:
 
         from serving.app import Application
         from serving.events.live import LiveEvents
-        from serving.live import Follower
+        from serving.follower import Follower
         from serving.loading import Loader
         from serving.metrics import Metrics, forget_the_dead
         from serving.process import exit_with_parent
@@ -75,12 +106,16 @@ class Nextbest:
         metrics = Metrics()
         clock = partial(datetime.now, UTC)
         self._events = LiveEvents(settings, lost=partial(metrics.exposed, "lost"))
+        load = Loader(settings, metrics, clock=clock, overlay=self._events.overlay)
         self._follower = Follower(
             settings.live,
             settings.slot,
-            Loader(settings, metrics, clock=clock, overlay=self._events.overlay),
+            load,
             poll_seconds=settings.live_poll_seconds,
-            taken=lambda recommender: metrics.live(recommender.bundle.tag),
+            experiments=settings.experiments,
+            attributes=load.attributes,
+            taken=lambda served: metrics.live(served.live.bundle.tag, served.experiments.digest),
+            experiments_up=metrics.experiments_up,
         )
         self._application = Application(
             settings,
@@ -91,10 +126,22 @@ class Nextbest:
             exposures=self._events.exposures,
         )
         _front.application = self._application
+        _readyz.told = self._told
         self._events.start()
         first_look = threading.Thread(target=self._follower.start, name="first look", daemon=True)
         first_look.start()
         first_look.join(FIRST_LOOK_SECONDS)
+
+    def _told(self) -> str:
+        """Return what ``/readyz`` says: what this worker serves, and whether that is what the files say."""
+        served = self._follower.current
+        lines = [] if served is None else [f"bundle {served.live.bundle.tag}"]
+        lines += [] if served is None else [f"experiments {served.experiments.digest}"]
+        if self._follower.problem:
+            lines.append(
+                "not all of live.json and experiments.toml is taken up: the log of the service says why"
+            )
+        return "\n".join([*lines, ""])
 
     async def __is_ready__(self) -> bool:
         return self._follower.current is not None
@@ -105,3 +152,6 @@ class Nextbest:
         self._follower.stop()
         self._application.close()
         self._events.close()
+
+
+Nextbest.add_asgi_middleware(_readyz)  # type: ignore[attr-defined]

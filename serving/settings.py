@@ -126,3 +126,8 @@ class Settings(BaseSettings):
     def live(self) -> Path:
         """The file that says what is live."""
         return self.home / "live.json"
+
+    @property
+    def experiments(self) -> Path:
+        """The file that says which variants go to whom."""
+        return self.home / "experiments.toml"

@@ -34,6 +34,7 @@ from serving.loading import FAILURES, QUICK_SECONDS, REST_SECONDS, GuardedReader
 from serving.metrics import Metrics
 from serving.openapi import DOCUMENT_PATH, document
 from serving.recommender import Query, Reason, Recommender
+from serving.served import Served
 from serving.settings import Settings
 from serving.validation import InvalidRequest, parse
 from tests.builders import AT, make_bundle, state
@@ -46,12 +47,16 @@ def recommender() -> Recommender:
     return Recommender(make_bundle(), READER)
 
 
+def _served(held: Recommender | Served) -> Served:
+    return held if isinstance(held, Served) else Served(held)
+
+
 class Api:
     """An application in this process and a client of it."""
 
     def __init__(
         self,
-        current: Callable[[], Recommender | None],
+        current: Callable[[], Recommender | Served | None],
         *,
         client: str = "127.0.0.1",
         clock: Callable[[], datetime] = lambda: AT,
@@ -63,7 +68,12 @@ class Api:
         settings = Settings.load(**given)
         self.log = open_log(settings.events)
         self.app = Application(
-            settings, current=current, metrics=metrics, clock=clock, event_log=self.log, exposures=exposures
+            settings,
+            current=lambda: None if (held := current()) is None else _served(held),
+            metrics=metrics,
+            clock=clock,
+            event_log=self.log,
+            exposures=exposures,
         )
         self._client = client
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,8 @@ from serving import live
 from serving.bundle import load
 from serving.errors import BundleError, ConfigError
 from serving.features import FrameReader
-from serving.live import Follower, Live
+from serving.follower import Follower
+from serving.live import Live
 from serving.recommender import Recommender
 from tests.test_bundle import stored
 
@@ -30,12 +33,12 @@ class Clock:
         return self.seconds
 
 
-def follower(tmp_path: Path, bundles: Path, clock: Clock | None = None) -> Follower:
+def follower(tmp_path: Path, bundles: Path, clock: Clock | None = None, **given: Any) -> Follower:
     def make(version: str) -> Recommender:
         return Recommender(load(bundles, version), FrameReader({}))
 
     path = tmp_path / "live.json"
-    return Follower(path, "default", make, poll_seconds=0.02, monotonic=clock or Clock())
+    return Follower(path, "default", make, poll_seconds=0.02, monotonic=clock or Clock(), **given)
 
 
 def test_publish_and_roll_back(tmp_path: Path) -> None:
@@ -88,10 +91,10 @@ def test_follower_takes_up_what_is_published(tmp_path: Path, two: tuple[Path, li
         live.publish(tmp_path / "live.json", "default", version)
         following.look()
         assert following.current is not None
-        assert following.current.bundle.version == version
+        assert following.current.live.bundle.version == version
     live.rollback(tmp_path / "live.json", "default")
     following.look()
-    assert following.current.bundle.version == versions[0]
+    assert following.current.live.bundle.version == versions[0]
 
 
 def test_an_empty_slot_is_told_once_with_those_there_are(
@@ -121,7 +124,7 @@ def test_follower_refuses_a_corrupt_bundle_and_recovers(tmp_path: Path, two: tup
     (bundles / bad / "bundle" / "popular.npy").write_bytes(b"nonsense")
     live.publish(path, "default", bad)
     following.look()
-    assert following.current is not None and following.current.bundle.version == good
+    assert following.current is not None and following.current.live.bundle.version == good
     assert "popular.npy" in following.problem
     live.rollback(path, "default")
     following.look()
@@ -131,10 +134,10 @@ def test_follower_refuses_a_corrupt_bundle_and_recovers(tmp_path: Path, two: tup
     shutil.rmtree(bundles / bad)
     shutil.copytree(tmp_path / "kept", bundles / bad)
     following.look()
-    assert following.current.bundle.version == good, "left alone for a while"
+    assert following.current.live.bundle.version == good, "left alone for a while"
     clock.seconds += 10
     following.look()
-    assert following.current.bundle.version == bad, "then tried again"
+    assert following.current.live.bundle.version == bad, "then tried again"
 
 
 def test_follower_outlives_whatever_loading_raises(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -158,8 +161,138 @@ def test_follower_outlives_a_broken_live_file(tmp_path: Path, two: tuple[Path, l
     following.look()
     path.write_text("{")
     following.look()
-    assert following.current is not None and following.current.bundle.version == first
+    assert following.current is not None and following.current.live.bundle.version == first
     path.unlink()
     live.publish(path, "default", second)
     following.look()
-    assert following.current.bundle.version == second
+    assert following.current.live.bundle.version == second
+
+
+def experiments(path: Path, version: str, *, name: str = "one", more: str = "") -> None:
+    path.write_text(
+        f'[[experiments]]\nname = "{name}"\n{more}\n'
+        '[[experiments.variants]]\nname = "control"\nweight = 1\n'
+        f'[[experiments.variants]]\nname = "other"\nweight = 1\nbundle = "nextbest:{version}"\n'
+    )
+
+
+@pytest.fixture
+def experimenting(tmp_path: Path, two: tuple[Path, list[str]]) -> tuple[Follower, Path, list[str]]:
+    """A follower of both files: the first bundle is live, there is no experiment yet, and it has looked."""
+    bundles, versions = two
+    live.publish(tmp_path / "live.json", "default", versions[0])
+    path = tmp_path / "experiments.toml"
+    following = follower(tmp_path, bundles, experiments=path)
+    following.look()
+    return following, path, versions
+
+
+def test_experiments_come_and_go_with_their_bundles(experimenting: tuple[Follower, Path, list[str]]) -> None:
+    following, path, (first, second) = experimenting
+    before = following.current
+    assert before is not None and set(before.recommenders) == {first}
+    experiments(path, second)
+    following.look()
+    during = following.current
+    assert during is not None and set(during.recommenders) == {first, second}
+    assert during.live is before.live, "not loaded again"
+    following.look()
+    assert following.current is during, "nothing new, nothing made anew"
+    path.unlink()
+    following.look()
+    after = following.current
+    assert after is not None and set(after.recommenders) == {first}
+    assert after.experiments.digest == "none"
+
+
+def test_a_variant_that_becomes_live_is_not_loaded_again(
+    experimenting: tuple[Follower, Path, list[str]], tmp_path: Path
+) -> None:
+    following, path, (_, second) = experimenting
+    experiments(path, second)
+    following.look()
+    assert following.current is not None
+    loaded = following.current.recommenders[second]
+    live.publish(tmp_path / "live.json", "default", second)
+    following.look()
+    assert following.current.live is loaded
+    assert set(following.current.recommenders) == {second}
+
+
+@pytest.mark.parametrize("broken", ["[[experiments", "holdout = 2", "nobody"])
+def test_broken_experiments_leave_the_old_ones_and_hold_up_no_rollback(
+    experimenting: tuple[Follower, Path, list[str]],
+    tmp_path: Path,
+    broken: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    following, path, (first, second) = experimenting
+    experiments(path, second)
+    following.look()
+    assert following.current is not None
+    good = following.current.experiments
+    if broken == "nobody":
+        experiments(path, "202601010000-nobody")
+    else:
+        path.write_text(broken)
+    for _ in range(3):
+        following.look()
+    assert following.current.experiments is good
+    assert "experiments.toml" in following.problem
+    assert len(caplog.messages) == 1, "told once"
+    live.publish(tmp_path / "live.json", "default", second)
+    following.look()
+    assert following.current.live.bundle.version == second
+    assert following.current.experiments is good
+    live.rollback(tmp_path / "live.json", "default")
+    following.look()
+    assert set(following.current.recommenders) == {first, second}
+    experiments(path, second, name="corrected")
+    following.look()
+    assert following.problem == ""
+    assert following.current.experiments.experiments[0].name == "corrected"
+
+
+def test_a_broken_live_file_does_not_hold_up_experiments(
+    experimenting: tuple[Follower, Path, list[str]], tmp_path: Path
+) -> None:
+    following, path, (first, second) = experimenting
+    (tmp_path / "live.json").write_text("{")
+    experiments(path, second)
+    following.look()
+    assert following.current is not None
+    assert following.current.live.bundle.version == first
+    assert set(following.current.recommenders) == {first, second}
+    assert "live.json" in following.problem
+
+
+def test_a_start_with_broken_experiments_serves_what_is_live(
+    two: tuple[Path, list[str]], tmp_path: Path
+) -> None:
+    bundles, (first, second) = two
+    live.publish(tmp_path / "live.json", "default", first)
+    path = tmp_path / "experiments.toml"
+    path.write_text("[[")
+    up: list[bool] = []
+    following = follower(tmp_path, bundles, experiments=path, experiments_up=up.append)
+    following.look()
+    assert following.current is not None and following.current.experiments.digest == "none"
+    experiments(path, second)
+    following.look()
+    assert set(following.current.recommenders) == {first, second}
+    assert up == [False, True]
+
+
+def test_attributes_nobody_has_are_refused(two: tuple[Path, list[str]], tmp_path: Path) -> None:
+    bundles, (first, second) = two
+    live.publish(tmp_path / "live.json", "default", first)
+    path = tmp_path / "experiments.toml"
+    experiments(path, second, more='customers = {country = "DE"}')
+
+    def attributes(names: Collection[str], live: Recommender) -> FrameReader:
+        raise ConfigError(f"expected attributes of customers, found {sorted(names)}; correct it")
+
+    following = follower(tmp_path, bundles, experiments=path, attributes=attributes)
+    following.look()
+    assert following.current is not None and following.current.experiments.digest == "none"
+    assert "found ['country']" in following.problem

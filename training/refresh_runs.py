@@ -1,8 +1,9 @@
 """The records of refreshes: one JSON file a run, replaced in one step after each of its steps.
 
 A record is both what a person reads (data, recipe, metrics, verdict, durations) and what the next call goes on from.
-The newest ``KEPT`` are kept. A record that goes takes its bundle along, unless that is live or can be rolled back to,
-in any slot; bundles that no record names (made by ``nextbest train``, or by another home) are not removed.
+The newest ``KEPT`` are kept. A record that goes takes its bundle along, unless that is live, can be rolled back to, in
+any slot, or is named by a variant; bundles that no record names (made by ``nextbest train``, or by another home) are
+not removed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serving.bundle import NAME, remove
-from serving.errors import BundleError
+from serving.errors import BundleError, ConfigError
+from serving.experiments_file import Experiments
 from serving.live import Live
 from serving.settings import Settings
 
@@ -144,8 +146,8 @@ class Runs:
             self._path(run).unlink(missing_ok=True)
         left = [run for run in runs if run not in idle]
         try:
-            held = _held(Live.read(settings.live))
-        except BundleError:
+            held = _held(Live.read(settings.live), Experiments.read(settings.experiments))
+        except (BundleError, ConfigError):
             return
         held |= {run.bundle for run in left[:KEPT] if run.bundle}
         for run in left[KEPT:]:
@@ -157,9 +159,10 @@ class Runs:
         return self._directory / f"{run.run}.json"
 
 
-def _held(live: Live) -> set[str]:
-    """Return the tags that are live or can be rolled back to."""
-    return {tag for slot in live.slots.values() for tag in (slot.live, *slot.history)}
+def _held(live: Live, experiments: Experiments) -> set[str]:
+    """Return the tags that are live, can be rolled back to, or are named by variants."""
+    tags = {tag for slot in live.slots.values() for tag in (slot.live, *slot.history)}
+    return tags | {f"{NAME}:{version}" for version in experiments.versions}
 
 
 def differences(held: Mapping[str, str], found: Mapping[str, str]) -> list[str]:

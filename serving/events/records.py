@@ -103,7 +103,10 @@ class Shown:
 
 @dataclass(frozen=True)
 class Exposure(_Record):
-    """What one answer showed to whom; ``items`` in order of position."""
+    """What one answer showed to whom; ``items`` in order of position.
+
+    ``forced``: a tester asked for the variant by name, so the answer is none of an experiment's.
+    """
 
     request_id: str
     at: int
@@ -114,6 +117,7 @@ class Exposure(_Record):
     variant: str | None
     bundle: str
     items: tuple[Shown, ...]
+    forced: bool = False
 
     @classmethod
     def from_json(cls, raw: bytes | str) -> Exposure:

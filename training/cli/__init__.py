@@ -23,6 +23,7 @@ from training.cli import (
     evaluate,
     events,
     experiment,
+    experiments,
     features,
     models,
     recommend,
@@ -54,6 +55,7 @@ for group in (
     rules,
     events,
     experiment,
+    experiments,
     benchmark,
 ):
     group.register(app)

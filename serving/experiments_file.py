@@ -1,0 +1,237 @@
+"""``experiments.toml``: which variants of what is served go to whom.
+
+    holdout = 0.02                       # of all customers, who see segment and popular only, whatever else is here
+
+    [[experiments]]
+    name = "ranked"
+    salt = "ranked"                      # the name, if absent; another salt draws customers anew
+    surfaces = ["home", "basket"]        # absent: everywhere
+    customers = {country = ["DE", "AT"]} # absent: everybody; one of the values of each attribute
+    [[experiments.variants]]             # the first is the control
+    name = "control"
+    weight = 90
+    [[experiments.variants]]
+    name = "trees"
+    weight = 10
+    bundle = "nextbest:VERSION"          # absent: what is live
+    shadow = true                        # its customers see the control; it answers too, and is counted
+
+The file is strict: what it does not know it refuses. How weights may be changed in a running experiment, so that
+customers stay where they are, stands in ``serving.variants``. Deliberately absent: whether bundles can be loaded, which
+is seen by whoever serves them (``serving.live``), and rules of variants, which there are none of yet.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from serving.bundle import NAME
+from serving.errors import ConfigError
+from serving.validation import shown
+
+#: The experiment and the variant that answers to customers of the holdout name.
+HOLDOUT: Final = "holdout"
+FALLBACK: Final = "fallback"
+#: What stands for the file's content where there is no file.
+NO_FILE: Final = "none"
+
+Value = str | bool | int | float
+Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
+Text = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
+
+
+def _values(given: Any) -> tuple[Value, ...]:
+    values = given if isinstance(given, list) else [given]
+    if not values or not all(isinstance(value, str | bool | int | float) for value in values):
+        raise ValueError("expected a text, a number, true or false, or a list of them")
+    return tuple(values)
+
+
+def _tag(tag: str) -> str:
+    if not tag.startswith(f"{NAME}:") or not tag.partition(":")[2] or "/" in tag:
+        raise ValueError(f"expected a tag such as {NAME}:VERSION (`nextbest models` lists them)")
+    return tag
+
+
+def _distinct(what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"expected {what} with a name of its own each, found {shown(name)} twice")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Variant(_Strict):
+    """One variant: its share is its weight over the sum of the experiment's."""
+
+    name: Name
+    weight: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
+    bundle: Annotated[str, Field(strict=True), AfterValidator(_tag)] | None = None
+    shadow: Annotated[bool, Field(strict=True)] = False
+
+    @property
+    def version(self) -> str | None:
+        """The version of the bundle; None for the live one."""
+        return None if self.bundle is None else self.bundle.partition(":")[2]
+
+
+class Experiment(_Strict):
+    """One experiment; its first variant is the control."""
+
+    name: Name
+    salt: Text = ""
+    surfaces: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
+    customers: dict[Text, Annotated[tuple[Value, ...], BeforeValidator(_values)]] = {}
+    variants: Annotated[tuple[Variant, ...], Field(min_length=1)]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _salted(cls, given: Any) -> Any:
+        return {"salt": given["name"], **given} if isinstance(given, dict) and "name" in given else given
+
+    @model_validator(mode="after")
+    def _sound(self) -> Experiment:
+        _distinct("variants", [variant.name for variant in self.variants])
+        if self.name == HOLDOUT:
+            raise ValueError(f"expected another name than {shown(HOLDOUT)}, which is that of the holdout")
+        if self.variants[0].shadow:
+            raise ValueError("expected the first variant, the control, to be shown, found it a shadow")
+        return self
+
+
+class Experiments(_Strict):
+    """The content of ``experiments.toml``; ``digest`` stands for its bytes."""
+
+    holdout: Annotated[float, Field(strict=True, ge=0, lt=1)] = 0.0
+    holdout_salt: Text = HOLDOUT
+    experiments: tuple[Experiment, ...] = ()
+    digest: str = Field(default=NO_FILE, exclude=True)
+
+    @model_validator(mode="after")
+    def _sound(self) -> Experiments:
+        _distinct("experiments", [experiment.name for experiment in self.experiments])
+        for experiment in self.experiments:
+            if experiment.salt == self.holdout_salt:
+                raise ValueError(
+                    f"expected {experiment.name} to have another salt than the holdout, found "
+                    f"{shown(experiment.salt)} for both; the holdout would take customers of one variant alone"
+                )
+        return self
+
+    @property
+    def versions(self) -> set[str]:
+        """The versions of the bundles that variants name."""
+        variants = (variant for experiment in self.experiments for variant in experiment.variants)
+        return {variant.version for variant in variants if variant.version is not None}
+
+    @property
+    def attributes(self) -> set[str]:
+        """The attributes of customers that it depends on who is in an experiment."""
+        return {name for experiment in self.experiments for name in experiment.customers}
+
+    @classmethod
+    def read(cls, path: Path) -> Experiments:
+        """Read ``path``; without the file there are no experiments.
+
+        Raises
+        ------
+        ConfigError
+            It is no TOML, has an unknown key or a value that does not fit.
+        """
+        try:
+            told = path.read_bytes()
+        except FileNotFoundError:
+            return cls()
+        except OSError as error:
+            raise ConfigError(f"expected a readable file at {path}, found: {error}; correct it") from error
+        return cls.parse(told, path)
+
+    @classmethod
+    def parse(cls, told: bytes, path: Path) -> Experiments:
+        """Parse the bytes of ``path``; see ``read``."""
+        try:
+            values = tomllib.loads(told.decode())
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"expected TOML in {path}, found: {error}; correct it") from error
+        if "digest" in values:
+            raise ConfigError(f"{path}: {_unknown(('digest',))}; correct it")
+        try:
+            return cls.model_validate({**values, "digest": hashlib.sha256(told).hexdigest()[:12]})
+        except ValidationError as error:
+            raise ConfigError(f"{path}: {_explained(error, values)}; correct it") from error
+
+
+_KEYS: Final[tuple[type[BaseModel], ...]] = (Experiments, Experiment, Variant)
+
+
+def _explained(error: ValidationError, values: dict[str, Any]) -> str:
+    """Return the first misfit as a sentence: where, what was expected, what was found."""
+    first = error.errors(include_url=False)[0]
+    kind, at, found = first["type"], first["loc"], first.get("input")
+    where = _place(at, values)
+    if kind == "extra_forbidden":
+        return _unknown(at)
+    if kind == "missing":
+        return f"expected the key {at[-1]} in {_place(at[:-1], values) or 'the file'}, found none"
+    if kind == "value_error":
+        told = str(first["ctx"]["error"])
+        return f"{where}: {told}" if "found" in told else f"{where}: {told}, found {shown(found)}"
+    expected = {
+        "string_type": "a text",
+        "string_pattern_mismatch": "letters, digits, dots, dashes and underscores",
+        "string_too_short": "a text that is not empty",
+        "string_too_long": "a shorter text",
+        "float_type": "a number",
+        "finite_number": "a finite number",
+        "greater_than": "a positive number",
+        "greater_than_equal": "a share of at least 0",
+        "less_than": "a share below 1",
+        "bool_type": "true or false",
+        "tuple_type": "a list",
+        "dict_type": "a table",
+        "model_type": "a table",
+        "too_short": "at least one entry",
+    }.get(kind, first["msg"])
+    return f"{where}: expected {expected}, found {shown(found)}"
+
+
+def _place(at: tuple[int | str, ...], values: Any) -> str:
+    """Return where something is, by the names that were given: ``experiments ranked, variants trees, weight``."""
+    parts: list[str] = []
+    for part in at:
+        values = values[part] if _has(values, part) else None
+        if isinstance(part, int) and parts:
+            named = values.get("name") if isinstance(values, dict) else None
+            parts[-1] += f" {named}" if isinstance(named, str) else f" number {part + 1}"
+        else:
+            parts.append(str(part))
+    return ", ".join(parts)
+
+
+def _has(values: Any, part: int | str) -> bool:
+    if isinstance(values, list):
+        return isinstance(part, int) and part < len(values)
+    return isinstance(values, dict) and part in values
+
+
+def _unknown(at: tuple[int | str, ...]) -> str:
+    model = _KEYS[min(sum(isinstance(part, int) for part in at), len(_KEYS) - 1)]
+    known = [name for name in model.model_fields if name != "digest"]
+    near = difflib.get_close_matches(str(at[-1]), known, n=1, cutoff=0.0)[0]
+    return f"expected one of the keys {', '.join(known)}; found {shown(at[-1])} (the nearest is {near})"

@@ -1,0 +1,175 @@
+"""``nextbest experiments``: what ``experiments.toml`` says, and who sees which variant."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from serving.bundle import NAME, verify
+from serving.errors import BundleError, ConfigError, NextbestError
+from serving.experiments_file import FALLBACK, HOLDOUT, Experiment, Experiments, Variant
+from serving.live import Live
+from serving.settings import Settings
+from serving.variants import Scale, positions
+from training.cli.tables import console
+
+_EVERYWHERE = "everywhere"
+_EVERYBODY = "everybody"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group of commands to the application."""
+    group = typer.Typer(help="Who sees which variant of what is served.", no_args_is_help=True)
+    group.command("check")(check_command)
+    group.command("assign")(assign_command)
+    app.add_typer(group, name="experiments")
+
+
+def check_command(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="FILE", help="experiments.toml of NEXTBEST_HOME by default.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Explain a file: experiments, shares, bundles, whom they are for. Exit code 2 where it would not be taken up."""
+    settings = Settings.load()
+    path = file or settings.experiments
+    if file is not None and not path.exists():
+        raise ConfigError(f"expected a file at {path}, found none; correct the path")
+    told = Experiments.read(path)
+    live = Live.read(settings.live).slots.get(settings.slot)
+    rows = [
+        _described(settings, experiment, variant, share, None if live is None else live.live)
+        for experiment in told.experiments
+        for variant, share in zip(experiment.variants, _shares(experiment), strict=True)
+    ]
+    if as_json:
+        typer.echo(json.dumps({"holdout": told.holdout, "digest": told.digest, "variants": rows}))
+    elif rows or told.holdout:
+        _print(told, rows)
+    else:
+        typer.echo(f"no experiments in {path}: everybody sees what is live")
+    problems = [row["state"] for row in rows if row["state"] != "whole"]
+    if problems:
+        raise BundleError(f"{path}: {problems[0]}")
+    if told.attributes:
+        _check_attributes(settings, told)
+
+
+def assign_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help=f"Of an experiment, or {HOLDOUT}.")],
+    customers: Annotated[list[str], typer.Argument(metavar="CUSTOMER...", help="Or session ids.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
+) -> None:
+    """Tell which variant customers see wherever the experiment is for them.
+
+    It is for those that its surfaces and customers match and that are in no earlier experiment of the file. Sessions
+    are in no holdout: where there is one, what it says of their ids holds for customers.
+    """
+    told = Experiments.read(Settings.load().experiments)
+    experiment = next((one for one in told.experiments if one.name == name), None)
+    if experiment is None and name != HOLDOUT:
+        there = ", ".join([*(one.name for one in told.experiments), HOLDOUT])
+        raise ConfigError(f"expected the name of an experiment (there are: {there}), found {name!r}")
+    held_out = positions(told.holdout_salt)
+    rows = [
+        {
+            "customer_id": customer,
+            "experiment": HOLDOUT if held_out(customer) < told.holdout else name if experiment else None,
+            **(_seen(None) if held_out(customer) < told.holdout else _seen(experiment, customer)),
+        }
+        for customer in customers
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows))
+        return
+    for row in rows:
+        beside = f" (beside it, unseen: {row['shadow']})" if row["shadow"] else ""
+        where = "in no holdout" if row["variant"] is None else f"{row['experiment']}/{row['variant']}"
+        typer.echo(f"{row['customer_id']}\t{where}{beside}")
+
+
+def _seen(experiment: Experiment | None, customer: str = "") -> dict[str, str | None]:
+    """Return what a customer sees in an experiment, or in the holdout; nothing where the holdout is not theirs."""
+    if experiment is None:
+        return {"variant": None if customer else FALLBACK, "shadow": None}
+    scale = Scale.of([variant.weight for variant in experiment.variants])
+    variant = experiment.variants[scale.owner(positions(experiment.salt)(customer))]
+    shown = experiment.variants[0] if variant.shadow else variant
+    return {"variant": shown.name, "shadow": variant.name if variant.shadow else None}
+
+
+def _shares(experiment: Experiment) -> list[float]:
+    total = sum(variant.weight for variant in experiment.variants)
+    return [variant.weight / total for variant in experiment.variants]
+
+
+def _described(
+    settings: Settings, experiment: Experiment, variant: Variant, share: float, live: str | None
+) -> dict[str, Any]:
+    tag = variant.bundle or live
+    state = "nothing is live yet; run `nextbest train TABLES`"
+    if tag is not None:
+        version = tag.removeprefix(f"{NAME}:")
+        try:
+            verify(settings.bundles / version, version)
+            state = "whole"
+        except NextbestError as error:
+            state = f"{experiment.name}/{variant.name}: {error}"
+    return {
+        "experiment": experiment.name,
+        "salt": experiment.salt,
+        "surfaces": experiment.surfaces,
+        "customers": experiment.customers,
+        "variant": variant.name,
+        "share": share,
+        "shadow": variant.shadow,
+        "bundle": tag,
+        "is_live": variant.bundle is None,
+        "state": state,
+    }
+
+
+def _print(told: Experiments, rows: list[dict[str, Any]]) -> None:
+    table = Table("experiment", "surfaces", "customers", "variant", "share", "bundle", "state")
+    if told.holdout:
+        table.add_row(
+            HOLDOUT, _EVERYWHERE, _EVERYBODY, FALLBACK, f"{told.holdout:.2%}", "", "segment, popular"
+        )
+    last = None
+    for row in rows:
+        first = row["experiment"] != last
+        if first:
+            table.add_section()
+        last = row["experiment"]
+        targets = " and ".join(
+            f"{name} = {' or '.join(map(str, values))}" for name, values in row["customers"].items()
+        )
+        table.add_row(
+            row["experiment"] if first else "",
+            escape(", ".join(row["surfaces"] or (_EVERYWHERE,))) if first else "",
+            escape(targets or _EVERYBODY) if first else "",
+            row["variant"] + (" (shadow)" if row["shadow"] else ""),
+            f"{row['share']:.2%}",
+            f"{row['bundle'] or ''}{' (live)' if row['is_live'] else ''}",
+            "whole" if row["state"] == "whole" else "refused",
+        )
+    console().print(table)
+    if told.holdout and rows:
+        typer.echo(
+            f"shares of experiments are of those outside the holdout; {told.digest} is what /readyz says"
+        )
+
+
+def _check_attributes(settings: Settings, told: Experiments) -> None:
+    from feature_repo.store import open_store  # Feast takes seconds to import
+    from serving.attributes import AttributeReader
+
+    AttributeReader(
+        open_store(settings.store, offline=False), told.attributes, timeout_ms=settings.feature_timeout_ms
+    )

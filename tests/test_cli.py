@@ -55,7 +55,7 @@ def test_help_names_every_command(run: Run) -> None:
     told = run("--help").out
     for command in ("demo", "import", "validate", "features", "train", "evaluate", "models", "publish"):
         assert command in told
-    for command in ("rollback", "serve", "recommend", "benchmark", "refresh", "tune"):
+    for command in ("rollback", "serve", "recommend", "benchmark", "refresh", "tune", "experiments"):
         assert command in told
 
 

@@ -182,7 +182,9 @@ _KEYS: Final[tuple[type[BaseModel], ...]] = (Experiments, Experiment, Variant)
 
 def _explained(error: ValidationError, values: dict[str, Any]) -> str:
     """Return the first misfit as a sentence: where, what was expected, what was found."""
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # a key that is misspelt is missing, too: the misspelling says more
+    first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     kind, at, found = first["type"], first["loc"], first.get("input")
     where = _place(at, values)
     if kind == "extra_forbidden":

@@ -56,7 +56,18 @@ def test_help_names_every_command(run: Run) -> None:
     told = run("--help").out
     for command in ("demo", "import", "validate", "features", "train", "evaluate", "models", "publish"):
         assert command in told
-    for command in ("rollback", "serve", "recommend", "rules", "benchmark", "refresh", "tune", "experiment"):
+    commands = (
+        "rollback",
+        "serve",
+        "recommend",
+        "rules",
+        "benchmark",
+        "refresh",
+        "tune",
+        "experiment",
+        "experiments",
+    )
+    for command in commands:
         assert command in told
 
 

@@ -379,3 +379,17 @@ def test_the_command_ends_with_2_where_shares_do_not_match(run: Run, tmp_path: P
     done = run("experiment", NAME, "--tables", shop, *SHARES, home=tmp_path / "home")
     assert done.code == 2
     assert done.out.startswith("Do not read an effect") and "report: " in done.out
+
+
+def test_what_testers_asked_for_is_left_out(run: Run, tmp_path: Path) -> None:
+    """They would be in two variants, and are nobody whom the experiment assigned."""
+    frames = planted(customers=4000, lift=0.4)
+    shop = written(frames, tmp_path / "shop")
+    asked = ("experiment", NAME, "--tables", shop, *SHARES, "--margin", "returns=5", "--json")
+    plain = json.loads(run(*asked).out)
+    exposures = pd.read_parquet(shop / "exposures.parquet")
+    turned = exposures["variant"].map({"control": "treatment", "treatment": "control"})
+    testers = exposures.assign(variant=turned, request_id=exposures["request_id"] + "t", forced=True)
+    both = pd.concat([exposures.assign(forced=False), testers], ignore_index=True)
+    both.to_parquet(shop / "exposures.parquet")
+    assert json.loads(run(*asked).out)["arms"] == plain["arms"]

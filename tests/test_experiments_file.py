@@ -76,7 +76,7 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
         ),
         ("weight = 10", "weight = nan", "expected a"),
         ("weight = 10", "", "expected the key weight in experiments ranked, variants trees, found none"),
-        ("weight = 10", "weigth = 10", "weight"),
+        ("weight = 10", "weigth = 10", r'found "weigth" \(the nearest is weight\)'),
         ("weight = 10", "weight = true", "expected a number, found true"),
         (
             'name = "trees"',

@@ -21,6 +21,7 @@ from feature_repo.errors import ConfigError, DataError
 EXPERIMENT: Final = "experiment"
 VARIANT: Final = "variant"
 LATENCY: Final = "latency_ms"
+FORCED: Final = "forced"
 #: Columns of ``exposures`` that are read; ``latency_ms`` only where it is there.
 EXPOSED: Final = (s.REQUEST_ID, s.AT, s.CUSTOMER_ID, EXPERIMENT, VARIANT, s.PRODUCT_ID)
 

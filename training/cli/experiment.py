@@ -196,7 +196,7 @@ def exposures_of(tables: Path, name: str) -> pd.DataFrame:
                 f"expected the columns {', '.join(c.EXPOSED)} in {path}, found no {', '.join(missing)}; "
                 "write it anew with `nextbest events export`"
             )
-        columns = [*c.EXPOSED, *([c.LATENCY] if c.LATENCY in there else [])]
+        columns = [*c.EXPOSED, *(column for column in (c.LATENCY, c.FORCED) if column in there)]
         rows: pd.DataFrame = pq.read_table(
             path, columns=columns, filters=[(c.EXPERIMENT, "=", name)]
         ).to_pandas()
@@ -205,6 +205,8 @@ def exposures_of(tables: Path, name: str) -> pd.DataFrame:
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"expected a Parquet file at {path}, found: {error}; restore it") from error
     rows[s.AT] = pd.to_datetime(rows[s.AT], utc=True)
+    if c.FORCED in rows:  # a tester asked for the variant: nobody was assigned to it
+        rows = rows[~rows[c.FORCED].fillna(False).astype(bool)]
     return rows
 
 

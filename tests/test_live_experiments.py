@@ -1,0 +1,345 @@
+"""Experiments over HTTP: who is answered by what, changed and broken files, publishing and rolling back under load."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from serving import live
+from serving.bundle import load
+from serving.events import EXPOSURES, Exposure, open_log
+from serving.experiments_file import Experiments
+from serving.live import Live
+from serving.process import Service, running
+from serving.settings import Settings
+from tests.conftest import Published
+from tests.test_bundle import stored
+from tests.test_cli import Run, run  # noqa: F401 - a fixture
+from tests.test_service import ask, call, until
+
+#: A file is to be taken up within a second; the machine of a test may have much else to do.
+WITHIN = 1.0 + 4.0
+
+
+@pytest.fixture(scope="module")
+def home(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A copy of the published home with a second bundle that is not live."""
+    directory = tmp_path_factory.mktemp("experiments") / "home"
+    shutil.copytree(published.settings.home, directory)
+    settings = Settings.load(home=directory, live_poll_seconds=0.1)
+    stored(settings.bundles, seed=1)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def versions(home: Settings) -> tuple[str, str]:
+    """The version that is live, and the other one."""
+    first = Live.read(home.live).version(home.slot)
+    assert first is not None
+    return first, next(path.name for path in home.bundles.iterdir() if path.name != first)
+
+
+@pytest.fixture(scope="module")
+def customers(home: Settings, versions: tuple[str, str]) -> list[str]:
+    ids: list[str] = load(home.bundles, versions[0]).customers["customer_id"].tolist()
+    return ids[:80]
+
+
+@pytest.fixture(scope="module")
+def service(home: Settings) -> Iterator[Service]:
+    with running(home) as started:
+        yield started
+
+
+def half(version: str, *, name: str = "half", head: str = "", more: str = "", last: str = "") -> str:
+    return (
+        f'{head}\n[[experiments]]\nname = "{name}"\n{more}\n'
+        '[[experiments.variants]]\nname = "control"\nweight = 50\n'
+        f'[[experiments.variants]]\nname = "other"\nweight = 50\nbundle = "nextbest:{version}"\n{last}\n'
+    )
+
+
+def put(service: Service, home: Settings, text: str) -> float:
+    """Write the file in one step, wait until it is taken up, and return the seconds that took."""
+    staged = home.experiments.with_suffix(".new")
+    staged.write_text(text)
+    began = time.monotonic()
+    staged.replace(home.experiments)
+    digest = Experiments.parse(text.encode(), home.experiments).digest
+    until(lambda: f"experiments {digest}" in ready(service), WITHIN)
+    return time.monotonic() - began
+
+
+def ready(service: Service) -> str:
+    status, _, body = call(f"{service.url}/readyz")
+    assert status == 200
+    return body.decode()
+
+
+def logged(service: Service) -> str:
+    """Return the log of the service without its folds."""
+    return " ".join(service.log.read_text().split())
+
+
+def metric(service: Service, line: str) -> float:
+    told = call(f"{service.url}/metrics")[2].decode().splitlines()
+    return sum(float(one.rpartition(" ")[2]) for one in told if one.startswith(line))
+
+
+def test_answers_are_those_that_assign_tells_and_exposures_carry_them(
+    service: Service,
+    home: Settings,
+    versions: tuple[str, str],
+    customers: list[str],
+    run: Run,  # noqa: F811
+) -> None:
+    first, other = versions
+    put(service, home, half(other, head="holdout = 0.2"))
+    rows = json.loads(run("experiments", "assign", "half", *customers, "--json", home=home.home).out)
+    told = {row["customer_id"]: (row["experiment"], row["variant"]) for row in rows}
+    assert len(set(told.values())) == 3
+    answers = {customer: ask(service, {"customer_id": customer, "n": 5}) for customer in customers}
+    batch = ask(service, {"customer_ids": customers, "n": 5}, "/v1/recommend/batch")
+    for customer, again in zip(customers, batch, strict=True):
+        answer = answers[customer]
+        assert (answer["experiment"], answer["variant"]) == told[customer]
+        assert answer["bundle"] == f"nextbest:{other if answer['variant'] == 'other' else first}"
+        assert [again[key] for key in ("experiment", "variant", "bundle", "recommendations")] == [
+            answer[key] for key in ("experiment", "variant", "bundle", "recommendations")
+        ]
+        sources = {item["source"] for item in answer["recommendations"]}
+        if answer["experiment"] == "holdout":
+            assert sources <= {"segment", "popular"}
+        elif answer["variant"] == "control":
+            assert any(source.startswith("model:") for source in sources)
+    shown = exposures(home, {answer["request_id"] for answer in answers.values()})
+    for answer in answers.values():
+        one = shown[answer["request_id"]]
+        assert (one.experiment, one.variant, one.bundle) == tuple(
+            answer[key] for key in ("experiment", "variant", "bundle")
+        )
+        assert [item.product_id for item in one.items] == [p["product_id"] for p in answer["recommendations"]]
+    counts = Counter(answer["variant"] for answer in [*answers.values(), *batch])
+    for (experiment, variant), count in {
+        ("half", "control"): counts["control"],
+        ("half", "other"): counts["other"],
+        ("holdout", "fallback"): counts["fallback"],
+    }.items():
+        line = f'nextbest_variant_answers_total{{experiment="{experiment}",variant="{variant}"}}'
+        assert metric(service, line) >= count > 0
+
+
+def exposures(home: Settings, wanted: set[str]) -> dict[str, Exposure]:
+    log = open_log(home.events)
+
+    def found() -> dict[str, Exposure]:
+        entries = log.read(EXPOSURES, after=None, limit=100_000)
+        return {one.record.request_id: one.record for one in entries if one.record.request_id in wanted}
+
+    until(lambda: found().keys() == wanted)
+    held = found()
+    log.close()
+    return held
+
+
+def test_a_session_and_a_surface_decide_too(
+    service: Service, home: Settings, versions: tuple[str, str]
+) -> None:
+    put(service, home, half(versions[1], head="holdout = 0.9", more='surfaces = ["home"]'))
+    for number in range(20):
+        body = {"session_id": f"s{number}", "context": {"surface": "home"}}
+        assert ask(service, body)["experiment"] == "half"
+        assert ask(service, {"session_id": f"s{number}"})["experiment"] is None
+
+
+def test_certain_customers_only(
+    service: Service, home: Settings, versions: tuple[str, str], published: Published, customers: list[str]
+) -> None:
+    frame = pd.read_parquet(published.tables / "customers.parquet").sort_values("valid_from")
+    frame, name = frame.drop_duplicates("customer_id", keep="last").set_index("customer_id"), "region"
+    value = frame.loc[customers, name].mode()[0]
+    text = half(versions[1], more=f"customers = {{{name} = {json.dumps(value)}}}")
+    put(service, home, text)
+    found = {customer: ask(service, {"customer_id": customer})["experiment"] for customer in customers}
+    expected = {customer: "half" if frame.loc[customer, name] == value else None for customer in customers}
+    assert found == expected
+    assert len(set(found.values())) == 2
+    batch = ask(service, {"customer_ids": customers}, "/v1/recommend/batch")
+    assert {one["customer_id"]: one["experiment"] for one in batch} == expected
+    # what is told of a customer counts at once
+    stranger = next(customer for customer, experiment in expected.items() if experiment is None)
+    ask(service, {"customers": [{"customer_id": stranger, "attributes": {name: value}}]}, "/v1/customers")
+    until(lambda: ask(service, {"customer_id": stranger})["experiment"] == "half")
+
+
+def test_a_forced_variant_and_one_that_is_not_there(
+    service: Service, home: Settings, versions: tuple[str, str]
+) -> None:
+    put(service, home, half(versions[1], head="holdout = 0.1"))
+    for variant, version in (
+        ("other", versions[1]),
+        ("half/control", versions[0]),
+        ("fallback", versions[0]),
+    ):
+        answers = [ask(service, {"customer_id": f"c{n}", "variant": variant}) for n in range(10)]
+        assert {answer["variant"] for answer in answers} == {variant.rpartition("/")[2]}
+        assert {answer["bundle"] for answer in answers} == {f"nextbest:{version}"}
+    asked = exposures(home, {answer["request_id"] for answer in answers})
+    assert all(one.forced for one in asked.values())
+    status, _, body = call(f"{service.url}/v1/recommend", {"customer_id": "a", "variant": "b"})
+    error = json.loads(body)["error"]
+    assert (status, error["code"], error["field"]) == (422, "invalid_request", "variant")
+    assert '(there are: half/control, half/other, holdout/fallback), found "b"' in error["message"]
+
+
+def test_a_shadow_is_counted_and_never_shown(
+    service: Service, home: Settings, versions: tuple[str, str], customers: list[str]
+) -> None:
+    first, other = versions
+    put(service, home, half(other, name="shaded", last="shadow = true"))
+    for customer in customers[:40]:
+        answer = ask(service, {"customer_id": customer})
+        assert (answer["variant"], answer["bundle"]) == ("control", f"nextbest:{first}")
+    line = 'nextbest_shadow_answers_total{experiment="shaded",'
+    until(lambda: metric(service, line) > 5)
+    assert metric(service, 'nextbest_shadow_answers_total{experiment="shaded",outcome="failed"') == 0
+
+
+def test_a_broken_file_leaves_what_was_and_says_so(
+    service: Service,
+    home: Settings,
+    versions: tuple[str, str],
+    run: Run,  # noqa: F811
+) -> None:
+    other = versions[1]
+    put(service, home, half(other))
+    before = ready(service)
+    for broken, told in (
+        ("[[experiments", "expected TOML"),
+        (half(other).replace("weight", "wieght"), "the nearest is weight"),
+        (half("202601010000-0123456789ab"), "expected a bundle at"),
+    ):
+        home.experiments.write_text(broken)
+        until(lambda: metric(service, "nextbest_experiments_up ") == 0, WITHIN)
+        until(lambda told=told: told in logged(service), WITHIN)  # type: ignore[misc]
+        assert ready(service).startswith(before)
+        assert "not all of live.json and experiments.toml is taken up" in ready(service)
+        assert ask(service, {"customer_id": "a", "variant": "other"})["bundle"] == f"nextbest:{other}"
+        found = run("experiments", "check", home=home.home)
+        assert found.code == 2
+        assert told in found.err
+        put(service, home, half(other))
+        until(lambda: ready(service) == before, WITHIN)
+        assert metric(service, "nextbest_experiments_up ") == 1
+    home.experiments.unlink()
+    until(lambda: "experiments none" in ready(service), WITHIN)
+    assert ask(service, {"customer_id": "a"})["experiment"] is None
+
+
+@pytest.mark.slow
+def test_publishing_rolling_back_and_experimenting_under_load_fails_no_request(
+    home: Settings, versions: tuple[str, str], customers: list[str]
+) -> None:
+    """For 20 s something changes every second or so; each answer belongs to one state that was configured."""
+    first, other = versions
+    texts = {
+        f"e{number}": half(other if number % 2 else first, name=f"e{number}", head=f"holdout = 0.{number}")
+        for number in range(1, 5)
+    }
+    home.experiments.unlink(missing_ok=True)
+    stop, failed, seen = threading.Event(), [], Counter[tuple[str, str | None, str | None]]()
+    lock = threading.Lock()
+
+    def asking(number: int) -> None:
+        turn = 0
+        while not stop.is_set():
+            customer = customers[(turn * 7 + number) % len(customers)]
+            many = turn % 10 == 0
+            body: Any = {"customer_ids": customers[:60]} if many else {"customer_id": customer}
+            status, _, told = call(f"{service.url}/v1/recommend{'/batch' if many else ''}", body)
+            turn += 1
+            with lock:
+                if status != 200:
+                    failed.append(told)
+                    continue
+                answers = json.loads(told) if many else [json.loads(told)]
+                seen.update((a["bundle"], a["experiment"], a["variant"]) for a in answers)
+                # of a batch, too: one state alone
+                experiments = {a["experiment"] for a in answers} - {"holdout"}
+                lives = {a["bundle"] for a in answers if a["variant"] in ("control", "fallback", None)}
+                if len(experiments) > 1 or len(lives) > 1:
+                    failed.append(told)
+
+    with running(home, workers=2) as service:
+        threads = [threading.Thread(target=asking, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for turn in range(20):
+                if turn % 5 == 4:
+                    home.experiments.write_text("[[broken")
+                else:
+                    staged = home.experiments.with_suffix(".new")
+                    staged.write_text(texts[f"e{turn % 4 + 1}"])
+                    staged.replace(home.experiments)
+                if turn % 2:
+                    live.rollback(home.live, home.slot)
+                else:
+                    live.publish(home.live, home.slot, other)
+                time.sleep(1.0)
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+    assert not failed
+    named = {f"e{number}": other if number % 2 else first for number in range(1, 5)}
+    lives = {f"nextbest:{first}", f"nextbest:{other}"}
+    for bundle, experiment, variant in seen:
+        if variant == "other":
+            assert experiment is not None and bundle == f"nextbest:{named[experiment]}"
+        else:
+            assert (experiment in named and variant == "control") or (experiment, variant) in {
+                ("holdout", "fallback"),
+                (None, None),
+            }
+            assert bundle in lives
+    assert {experiment for _, experiment, _ in seen} >= {*named, "holdout"}
+    assert sum(seen.values()) > 500
+
+
+def test_check_explains(
+    home: Settings,
+    versions: tuple[str, str],
+    tmp_path: Path,
+    run: Run,  # noqa: F811
+) -> None:
+    path = tmp_path / "experiments.toml"
+    path.write_text(half(versions[1], head="holdout = 0.05", more='surfaces = ["home"]'))
+    told = run("experiments", "check", path, home=home.home)
+    assert told.code == 0, told.err
+    for part in ("half", "control", "other", "50.00%", "5.00%", "home", versions[1], "(live)", "whole"):
+        assert part in told.out
+    rows = json.loads(run("experiments", "check", path, "--json", home=home.home).out)["variants"]
+    assert [(row["variant"], row["share"], row["state"]) for row in rows] == [
+        ("control", 0.5, "whole"),
+        ("other", 0.5, "whole"),
+    ]
+    path.write_text(half(versions[1], more="customers = {shoe = 43}"))
+    unknown = run("experiments", "check", path, home=home.home)
+    assert unknown.code == 2
+    assert "found shoe" in unknown.err
+    gone = run("experiments", "check", tmp_path / "nothing.toml", home=home.home)
+    assert (gone.code, gone.out) == (2, "")
+    home.experiments.unlink(missing_ok=True)
+    nobody = run("experiments", "assign", "nobody", "c1", home=home.home)
+    assert nobody.code == 2
+    assert "found 'nobody'" in nobody.err

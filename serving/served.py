@@ -148,7 +148,7 @@ class Served:
 
     def asks_for_attributes(self, surface: str | None) -> bool:
         """Whether it depends on attributes of customers what is shown on a surface."""
-        return any(running.is_on(surface) for running in self._targeted)
+        return bool(self._targeted) and any(running.is_on(surface) for running in self._targeted)
 
     def choose(self, query: Query, surface: str | None, row: Row = _NO_ROW) -> Choice:
         """Return what answers a query; ``row`` has the customer's attributes where experiments ask for them."""

@@ -305,10 +305,14 @@ def test_old_runs_go_with_their_bundles_but_for_those_in_use(shop: Shop) -> None
     live.publish(shop.settings.live, "other", versions[1])
     live.publish(shop.settings.live, shop.settings.slot, versions[4])
     live.publish(shop.settings.live, shop.settings.slot, versions[29])
+    shop.settings.experiments.write_text(
+        '[[experiments]]\nname = "one"\n[[experiments.variants]]\nname = "only"\nweight = 1\n'
+        f'bundle = "nextbest:{versions[6]}"\n'
+    )
     runs.sweep(shop.settings)
     assert len(runs.all()) == KEPT == 20
     left = {path.name for path in bundles.iterdir()}
-    assert left == {by_hand, versions[1], versions[4], *versions[10:]}
+    assert left == {by_hand, versions[1], versions[4], versions[6], *versions[10:]}
     shop.settings.live.write_text("nothing of ours")
     runs.write(runs.all()[0].changed(run="20260101-000000-000"))
     runs.sweep(shop.settings)

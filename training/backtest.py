@@ -6,6 +6,7 @@ refitted on all data and published.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,6 +19,7 @@ from eval.metrics import NDCG
 from eval.split import Split
 from feature_repo import schema as s
 from feature_repo.tables import Tables
+from serving.errors import DataError
 from serving.recommender import PurchasedPolicy, Recommender
 from training.assemble import assemble
 from training.dataset import TrainingSet
@@ -110,6 +112,11 @@ def gate(result: Backtest, champion: Recipe | None) -> Verdict:
 
     A challenger replaces the champion's recipe only when the interval of the difference lies above zero;
     without a champion the best mean wins.
+
+    Raises
+    ------
+    DataError
+        There is a champion, and nobody to judge by: nothing replaces it.
     """
     policy: PurchasedPolicy = "exclude" if "exclude" in result.evaluations else "allow"
     judged = {evaluation.name: evaluation for evaluation in result.evaluations[policy]}
@@ -117,6 +124,11 @@ def gate(result: Backtest, champion: Recipe | None) -> Verdict:
     best = max(judged.values(), key=lambda evaluation: float(evaluation.rows()[NDCG].mean()))
     score = float(best.rows()[NDCG].mean())
     label = f"NDCG@{best.k} with purchased={policy!r}"
+    if champion is not None and math.isnan(score):
+        raise DataError(
+            f"expected purchases to judge recipes by between {result.at} and {result.end}, found none that count; what "
+            "is live stays live: train again once there are"
+        )
     if champion is None or champion.name not in judged:
         return Verdict(
             recipes[best.name], f"{best.name} has the best {label}: {score:.4f}; nothing was live before"

@@ -116,8 +116,8 @@ def tune(
         There is nothing to judge by, or no point could be fitted.
     """
     chosen = _chosen(config, recipes)
-    with one_job(settings, "tune"):
-        with one_job(settings), Tables.open(directory) as tables:
+    with one_job(settings, "tune"), Tables.open(directory) as tables:
+        with one_job(settings):
             current_features(settings, tables, progress)
             field = Field.load(settings, tables, config, now=now)
         searches = [Search(settings.tuning / "searches.db", recipe, field) for recipe in chosen]

@@ -30,6 +30,7 @@ from pydantic import (
 
 from feature_repo import schema as s
 from serving.catalog import Filters
+from serving.reasons import ReasonCode
 from serving.recommender import MAX_N, PurchasedPolicy, Query, Recommendations, described
 from serving.validation import sentence, shown
 
@@ -364,18 +365,7 @@ class ChangesResponse(BaseModel):
 class ReasonItem(BaseModel):
     """Why a product is shown."""
 
-    code: Literal[
-        "similar_to",
-        "bought_before",
-        "viewed_before",
-        "segment_favourite",
-        "same_category",
-        "popular",
-        "for_you",
-        "featured",
-        "new",
-        "discover",
-    ]
+    code: ReasonCode
     product_id: str | None = None
     segment: str | None = None
 

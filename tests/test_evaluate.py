@@ -150,13 +150,13 @@ def test_comparison_takes_the_stronger_baseline() -> None:
     assert told[RECALL]["high"] < 0
 
 
-def gated(scores: dict[str, float], champion: str | None, at: datetime = AS_OF) -> str:
+def gated(scores: dict[str, float], champion: str | None, at: datetime = AS_OF, customers: int = 500) -> str:
     """Run the gate on made-up per-customer NDCG: the given mean with common noise."""
-    noise = np.random.default_rng(0).normal(scale=0.05, size=500)
+    noise = np.random.default_rng(0).normal(scale=0.05, size=customers)
     own = np.random.default_rng(1)
     evaluations = []
     for name, mean in scores.items():
-        values = mean + noise + own.normal(scale=0.02, size=500)
+        values = mean + noise + own.normal(scale=0.02, size=customers)
         frame = pd.DataFrame(dict.fromkeys(METRICS, values)).assign(slice=ALL)
         evaluations.append(Evaluation(name, "exclude", K, frame, np.empty((0, K), dtype=np.int32), {}, 0.0))
     recipes = tuple(Recipe(name=name, model="popularity") for name in scores)
@@ -170,6 +170,11 @@ def test_gate_rules() -> None:
     assert gated({"a": 0.20, "b": 0.25}, "a") == "b", "a sure gain replaces the champion"
     assert gated({"a": 0.20, "b": 0.2005}, "a") == "a", "an unsure gain does not"
     assert gated({"a": 0.25, "b": 0.20}, "a") == "a"
+
+
+def test_nothing_replaces_the_champion_where_nobody_could_judge() -> None:
+    with pytest.raises(DataError, match="live stays live"):
+        gated({"a": 0.20, "b": 0.25}, "a", customers=0)
 
 
 def test_hit_rate_and_json_are_consistent() -> None:

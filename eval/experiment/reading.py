@@ -47,6 +47,8 @@ class Asked:
         Customers of control and treatment that are planned; see ``EveryLook``.
     margins
         Guardrail → the largest harm that is put up with, relative to the control.
+    held_out, shadows
+        As ``planned.Planned`` has them, to be told.
     """
 
     shares: Mapping[str, float]
@@ -58,6 +60,8 @@ class Asked:
     final: bool = False
     expected: int = EXPECTED
     margins: Mapping[str, float] = field(default_factory=lambda: dict(MARGINS))
+    held_out: float = 0.0
+    shadows: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         planned_shares(self.shares)
@@ -131,6 +135,8 @@ def read(
         margins=margins(asked.margins),
         immature=immature,
         now=instant_of(now),
+        held_out=asked.held_out,
+        shadows=asked.shadows,
     )
     rows = enrolled.rows
     by_variant = {variant: rows[rows[c.VARIANT] == variant] for variant in shares}

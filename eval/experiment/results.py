@@ -55,7 +55,10 @@ class Change(_Strict):
 
 
 class Setting(_Strict):
-    """What was asked, before the data were seen; ``smallest`` is the relative effect that is worth finding."""
+    """What was asked, before the data were seen; ``smallest`` is the relative effect that is worth finding.
+
+    ``held_out`` is the share of all customers whom no experiment reaches, ``shadows`` are variants that answer unseen.
+    """
 
     experiment: str
     control: str
@@ -70,6 +73,8 @@ class Setting(_Strict):
     margins: dict[str, float]
     immature: bool
     now: datetime
+    held_out: float = 0.0
+    shadows: tuple[str, ...] = ()
 
 
 class Arm(_Strict):

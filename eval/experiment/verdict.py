@@ -186,4 +186,13 @@ def _left_out(setting: Setting, counts: Counts) -> list[str]:
         told.append(f"{counts.crossed:,} customers saw two variants and are left out.")
     if counts.anonymous:
         told.append(f"{counts.anonymous:,} answers to nobody known are left out: they cannot be followed.")
+    if setting.held_out:
+        told.append(
+            f"{percent(setting.held_out)} of all customers are held out of every experiment; what is read here holds "
+            "for the others."
+        )
+    if setting.shadows:
+        told.append(
+            f"{', '.join(setting.shadows)} answers unseen: its customers see {setting.control} and count as such."
+        )
     return told

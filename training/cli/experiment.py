@@ -8,9 +8,6 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 import typer
 
 from eval.experiment import customers as c
@@ -21,12 +18,9 @@ from eval.experiment.page import write_experiment
 from eval.experiment.reading import Asked, read
 from feature_repo import schema as s
 from feature_repo.tables import Tables
-from serving.errors import ConfigError, DataError
-from serving.events import EXPOSURES
 from serving.settings import Settings
-from training.cli.features import instant
+from training.cli.experiment_data import attributes_of, exposures_of, known_until, pairs, plan_of, tables_of
 from training.cli.progress import shown
-from training.refresh_runs import Runs
 
 
 class Metric(StrEnum):
@@ -46,8 +40,12 @@ def register(app: typer.Typer) -> None:
 def experiment_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The experiment, as the exposures call it.")],
     shares: Annotated[
-        str, typer.Option(metavar="V=S,…", help="Planned shares, such as control=0.5,treatment=0.5.")
-    ],
+        str | None,
+        typer.Option(
+            metavar="V=S,…",
+            help="Planned shares, such as control=0.5,treatment=0.5; default: those of experiments.toml.",
+        ),
+    ] = None,
     tables: Annotated[
         Path | None,
         typer.Option(
@@ -92,11 +90,13 @@ def experiment_command(
 ) -> None:
     """Read an experiment: shares first, then effects, guardrails, groups and a verdict; exit 2 if not to be trusted.
 
-    Settle shares, metric and smallest gain before you look. `nextbest events export --to TABLES` brings the data.
+    Settle shares, metric and smallest gain before you look. `nextbest events export --to TABLES` brings the data. The
+    name `holdout` reads those who are held out of all experiments beside everybody else.
     """
     settings = Settings.load()
+    plan = plan_of(settings, name, shares)
     asked = Asked(
-        shares=pairs(shares, "--shares"),
+        shares=plan.shares,
         control=control,
         metric=metric.value,
         smallest=smallest,
@@ -107,14 +107,16 @@ def experiment_command(
         margins=margins(
             {name: share for text in margin or () for name, share in pairs(text, "--margin").items()}
         ),
+        held_out=plan.held_out,
+        shadows=plan.shadows,
     )
-    directory = tables or _remembered(settings)
+    directory = tables or tables_of(settings)
     exposures = exposures_of(directory, name)
     with shown(quiet=as_json) as progress, Tables.open(directory) as opened:
         progress("reading the tables", 0, 2)
         interactions = opened.frame(s.INTERACTIONS, [s.CUSTOMER_ID, s.AT, s.KIND, s.VALUE])
-        attributes = _attributes(opened)
-        now = _known_until(exposures, interactions, as_of)
+        attributes = attributes_of(opened)
+        now = known_until(exposures, interactions, as_of)
         progress("joining exposures and outcomes", 1, 2)
         enrolled = c.enrol(
             exposures, interactions, name, now=now, window_days=window, past_days=past, immature=immature
@@ -142,84 +144,3 @@ def experiment_command(
         typer.echo(f"report: {report}")
     if reading.shares.failed:
         raise typer.Exit(2)
-
-
-def _remembered(settings: Settings) -> Path:
-    last = Runs(settings.refresh).remembered()
-    if last is None:
-        raise ConfigError(
-            "expected --tables TABLES, found none given and none of a refresh in this home; name the directory"
-        )
-    return Path(last.tables)
-
-
-def pairs(text: str, option: str) -> dict[str, float]:
-    """Parse ``a=0.5,b=0.5``.
-
-    Raises
-    ------
-    ConfigError
-        It is no such list, or names something twice.
-    """
-    found: dict[str, float] = {}
-    for part in text.split(","):
-        name, _, number = (word.strip() for word in part.rpartition("="))
-        try:
-            value = float(number)
-        except ValueError:
-            value = float("nan")
-        if not name or name in found or value != value:
-            raise ConfigError(
-                f"expected names and numbers such as a=0.5,b=0.5, found {text!r}; correct {option}"
-            )
-        found[name] = value
-    return found
-
-
-def exposures_of(tables: Path, name: str) -> pd.DataFrame:
-    """Return the exposures of an experiment; without any, those of the others by name only.
-
-    Raises
-    ------
-    DataError
-        There is no readable ``exposures.parquet`` with the columns that the export writes.
-    """
-    path = tables / f"{EXPOSURES.name}.parquet"
-    if not path.is_file():
-        raise DataError(
-            f"expected {path.name} in {tables}, found none; write it with `nextbest events export --to {tables}`"
-        )
-    try:
-        there = pq.read_schema(path).names
-        if missing := [column for column in c.EXPOSED if column not in there]:
-            raise DataError(
-                f"expected the columns {', '.join(c.EXPOSED)} in {path}, found no {', '.join(missing)}; "
-                "write it anew with `nextbest events export`"
-            )
-        columns = [*c.EXPOSED, *(column for column in (c.LATENCY, c.FORCED) if column in there)]
-        rows: pd.DataFrame = pq.read_table(
-            path, columns=columns, filters=[(c.EXPERIMENT, "=", name)]
-        ).to_pandas()
-        if rows.empty:
-            rows = pq.read_table(path, columns=columns).to_pandas().drop_duplicates(c.EXPERIMENT)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"expected a Parquet file at {path}, found: {error}; restore it") from error
-    rows[s.AT] = pd.to_datetime(rows[s.AT], utc=True)
-    if c.FORCED in rows:  # a tester asked for the variant: nobody was assigned to it
-        rows = rows[~rows[c.FORCED].fillna(False).astype(bool)]
-    return rows
-
-
-def _attributes(tables: Tables) -> pd.DataFrame | None:
-    if not tables.has(s.CUSTOMERS):
-        return None
-    named = [name for name, dtype in tables.attributes(s.CUSTOMERS).items() if dtype in ("string", "bool")]
-    return tables.frame(s.CUSTOMERS, [s.CUSTOMER_ID, *named])
-
-
-def _known_until(exposures: pd.DataFrame, interactions: pd.DataFrame, as_of: str | None) -> pd.Timestamp:
-    """Return until when the data are known: the last instant in them, but not one that is still to come."""
-    if as_of is not None:
-        return pd.Timestamp(instant(as_of))
-    last: pd.Timestamp = max(frame[s.AT].max() for frame in (exposures, interactions) if len(frame))
-    return min(last, pd.Timestamp(datetime.now(UTC)))

@@ -36,7 +36,7 @@ def check_command(
     assert recommender.rules is not None
     rows = described(recommender.rules, recommender.bundle.catalog)
     if as_json:
-        told = {"bundle": recommender.bundle.tag, "hash": recommender.rules.hash}
+        told = {"bundle": recommender.bundle.tag, "digest": recommender.rules.digest}
         typer.echo(json.dumps({**told, "rules": [asdict(row) for row in rows]}, ensure_ascii=False))
         return
     table = Table("kind", "rule", "what it does", "whom it concerns")

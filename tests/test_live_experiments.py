@@ -253,6 +253,21 @@ def test_check_explains(
         ("control", 0.5, "whole"),
         ("other", 0.5, "whole"),
     ]
+    own = half(versions[1], last='rules = "own.toml"')
+    for text, wrong in (
+        (None, "own.toml, found none"),
+        ("[[cap", "expected TOML"),
+        ('[[cap]]\nname = "shoes"\ncategory = ["shoes"]\nat_most = 1\n', 'found "shoes"'),
+        ('[[age]]\nname = "adults"\nyears = "shoe"\nmin = 18\n', 'found "shoe"'),
+        ('[[cap]]\nname = "few"\nat_most = 1\n', None),
+    ):
+        path.write_text(own)
+        if text is not None:
+            (tmp_path / "own.toml").write_text(text)
+        told = run("experiments", "check", path, "--json", home=home.home)
+        assert (told.code, wrong or "") == (2 if wrong else 0, wrong or "")
+        assert wrong is None or wrong in told.err
+    assert [row["rules"] for row in json.loads(told.out)["variants"]] == ["rules.toml", "own.toml"]
     path.write_text(half(versions[1], more="customers = {shoe = 43}"))
     unknown = run("experiments", "check", path, home=home.home)
     assert unknown.code == 2

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from serving.rules.describe import described
 from serving.settings import Settings
+from training.cli.checked import asked
 from training.cli.recommend import open_live
 from training.cli.tables import console
 
@@ -31,7 +32,7 @@ def check_command(
 ) -> None:
     """Tell what each rule of a file does, whom it concerns, and how many products of the live bundle."""
     settings = Settings.load()
-    path = settings.rules if path is None else path
+    path = asked(path, settings.rules)
     recommender = open_live(settings, rules=path)
     assert recommender.rules is not None
     rows = described(recommender.rules, recommender.bundle.catalog)

@@ -28,6 +28,7 @@ def register(group: typer.Typer) -> None:
     group.command("faults")(faults_command)
     group.command("freshness")(freshness_command)
     group.command("overload")(overload_command)
+    group.command("changes")(changes_command)
 
 
 def faults_command(
@@ -99,6 +100,23 @@ def overload_command(
                 return overload(home, service.url, factors=chosen, seconds=seconds)
 
     _measured(seed, measure)
+
+
+def changes_command(
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long.")] = 120.0,
+    every: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two changes.")] = 2.0,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 2,
+    seed: Seed = 0,
+) -> None:
+    """Publish, roll back, change rules and experiments under load, a corrupted bundle and broken files among them."""
+    from eval.benchmarks.changes import changes
+
+    _measured(
+        seed,
+        lambda home, progress: changes(
+            home, seconds=seconds, every=every, workers=workers, progress=progress
+        ),
+    )
 
 
 def _measured(seed: int, measure: Callable[[Settings, Progress], dict[str, Any]]) -> None:

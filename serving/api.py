@@ -393,7 +393,8 @@ class RecommendResponse(BaseModel):
     ``unmatched`` is there only where a category or attribute value in the filters is one that no product has.
     ``degraded`` is there, and true, only where what the online store has of the customer could not be read: what they
     did since the bundle was made is not known to this answer. Customers of the holdout, who see segment and popular
-    only, have the experiment ``holdout`` and the variant ``fallback``.
+    only, have the experiment ``holdout`` and the variant ``fallback``. An answer that mixes the lists of two variants
+    has the variant ``interleaved`` and the bundle of the first.
     """
 
     request_id: str

@@ -29,6 +29,8 @@ from serving.recommender import Query, Recommendations, Recommender
 from serving.served import Choice, Served
 from serving.shadows import Shadows
 from serving.stages import stage, watched
+from serving.trace import trace
+from serving.trace_api import TraceRequest
 from serving.validation import InvalidRequest, shown
 
 BATCH_CHUNK: Final = 50
@@ -149,6 +151,20 @@ class Answers:
         await asyncio.sleep(0)
         return work()
 
+    async def trace(self, asked: TraceRequest, served: Served, request_id: str) -> bytes:
+        """Answer ``/v1/trace``; nothing is recorded as shown."""
+        query = asked.to_query(self._clock(), asked.request_id or request_id)
+
+        def work() -> bytes:
+            choice = self._choice(asked, query, served) or served.choices([query], query.surface)[0]
+            recommender = choice.recommender
+            with _filters_refused(recommender, query.filters):
+                told = trace(recommender, query, recommender.states([query])[0])
+            about = {"request_id": query.request_id, "experiment": choice.experiment}
+            return orjson.dumps({**about, "variant": choice.variant, "trace": told.to_json()})
+
+        return await self._in_thread(work)
+
     def _shown(
         self,
         query: Query,
@@ -173,6 +189,7 @@ class Answers:
                 experiment=choice.experiment,
                 variant=choice.variant,
                 bundle=choice.recommender.bundle.tag,
+                rules=choice.recommender.digest,
                 items=tuple(
                     Shown(item.product_id, item.score, item.source, item.propensity, item.team)
                     for item in answered.items
@@ -199,6 +216,7 @@ def _told(
         request_id=request_id,
         customer_id=customer_id,
         bundle=choice.recommender.bundle.tag,
+        rules=choice.recommender.digest,
         experiment=choice.experiment,
         variant=choice.variant,
         unmatched=catalog.unmatched(filters) if filters else (),

@@ -14,6 +14,7 @@
     name = "trees"
     weight = 10
     bundle = "nextbest:VERSION"          # absent: what is live
+    rules = "trees.toml"                 # beside this file; absent: rules.toml of the home
     shadow = true                        # its customers see the control; it answers too, and is counted
 
     [[experiments]]
@@ -26,8 +27,8 @@
     bundle = "nextbest:VERSION"
 
 The file is strict: what it does not know it refuses. How weights may be changed in a running experiment, so that
-customers stay where they are, stands in ``serving.variants``. Deliberately absent: whether bundles can be loaded, which
-is seen by whoever serves them (``serving.live``), and rules of variants, which there are none of yet.
+customers stay where they are, stands in ``serving.variants``. Deliberately absent: whether bundles and files of rules
+can be loaded, which is seen by whoever serves them (``serving.follower``).
 """
 
 from __future__ import annotations
@@ -106,6 +107,7 @@ class Variant(_Strict):
     name: Name
     weight: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False)]
     bundle: Annotated[str, Field(strict=True), AfterValidator(_tag)] | None = None
+    rules: Text | None = None
     shadow: Annotated[bool, Field(strict=True)] = False
 
     @property
@@ -185,6 +187,12 @@ class Experiments(_Strict):
         """The versions of the bundles that variants name."""
         variants = (variant for experiment in self.experiments for variant in experiment.variants)
         return {variant.version for variant in variants if variant.version is not None}
+
+    @property
+    def rules(self) -> set[str]:
+        """The files of rules that variants name."""
+        variants = (variant for experiment in self.experiments for variant in experiment.variants)
+        return {variant.rules for variant in variants if variant.rules is not None}
 
     @property
     def attributes(self) -> set[str]:

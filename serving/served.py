@@ -1,4 +1,4 @@
-"""What a worker serves at one time: the live bundle, the experiments, and every bundle that they name.
+"""What a worker serves at one time: the live bundle under its rules, the experiments, and all that they name.
 
 One immutable value. A request takes it once, so that its answer belongs to exactly one. Who sees what is decided
 here, in this order: a variant that a tester asks for by name; the holdout, which sees segment and popular only; the
@@ -16,7 +16,15 @@ from typing import Any, Final, NamedTuple
 
 from feature_repo import names as v
 from serving.errors import FeatureUnavailable
-from serving.experiments_file import FALLBACK, HOLDOUT, INTERLEAVED, Experiment, Experiments, Variant
+from serving.experiments_file import (
+    FALLBACK,
+    HOLDOUT,
+    INTERLEAVED,
+    NO_FILE,
+    Experiment,
+    Experiments,
+    Variant,
+)
 from serving.features import FeatureReader, Row
 from serving.interleaving import Coins, coins, interleaved
 from serving.query import Query, Recommendations
@@ -127,7 +135,9 @@ class Served:
     experiments
         Who sees what.
     recommenders
-        One for each version that the experiments name.
+        One for each version that the experiments name, under the rules of the live one.
+    own
+        One for each version with each file of rules that a variant names.
     attributes
         Reads the attributes of customers that the experiments ask for; None where they ask for none.
     """
@@ -138,12 +148,14 @@ class Served:
         experiments: Experiments | None = None,
         recommenders: Mapping[str, Recommender] = MappingProxyType({}),
         attributes: FeatureReader | None = None,
+        own: Mapping[tuple[str, str], Recommender] = MappingProxyType({}),
     ) -> None:
         self.live = live
         self.experiments = experiments or Experiments()
         self.recommenders: Mapping[str, Recommender] = MappingProxyType(
             {**recommenders, live.bundle.version: live}
         )
+        self._own = own
         self._attributes = attributes
         self._plain = Choice(live)
         self._forced: dict[str, Choice] = {}
@@ -186,7 +198,24 @@ class Served:
         )
 
     def _of(self, variant: Variant) -> Recommender:
-        return self.live if variant.version is None else self.recommenders[variant.version]
+        version = variant.version or self.live.bundle.version
+        return self.recommenders[version] if variant.rules is None else self._own[version, variant.rules]
+
+    @property
+    def lines(self) -> list[str]:
+        """What is served, in words of ``/readyz``: tags and hashes, the rules of variants that have their own."""
+        own = [
+            f"rules of {experiment.name}/{variant.name} {self._of(variant).digest}"
+            for experiment in self.experiments.experiments
+            for variant in experiment.variants
+            if variant.rules is not None
+        ]
+        return [
+            f"bundle {self.live.bundle.tag}",
+            f"rules {self.live.digest or NO_FILE}",
+            f"experiments {self.experiments.digest}",
+            *own,
+        ]
 
     def _name_forced(self) -> None:
         """Name what testers can ask for: ``experiment/variant``, and the variant alone where only one is called so."""
@@ -248,13 +277,17 @@ class Served:
         DataError
             A filter names an attribute that the chosen bundle's catalog does not have.
         """
-        rows = self._rows(queries) if self.asks_for_attributes(surface) else [_NO_ROW] * len(queries)
-        choices = [self.choose(query, surface, row) for query, row in zip(queries, rows, strict=True)]
+        choices = self.choices(queries, surface)
         answers: dict[int, Recommendations] = {}
         for alike, choice in {_alike(choice): choice for choice in choices}.items():
             places = [place for place, one in enumerate(choices) if _alike(one) == alike]
             answers |= zip(places, choice.recommend([queries[place] for place in places]), strict=True)
         return [(choice, answers[place]) for place, choice in enumerate(choices)]
+
+    def choices(self, queries: Sequence[Query], surface: str | None = None) -> list[Choice]:
+        """Choose for each query, in order, with the attributes that experiments ask for read before."""
+        rows = self._rows(queries) if self.asks_for_attributes(surface) else [_NO_ROW] * len(queries)
+        return [self.choose(query, surface, row) for query, row in zip(queries, rows, strict=True)]
 
     def _rows(self, queries: Sequence[Query]) -> list[Row]:
         customers = list(

@@ -109,7 +109,8 @@ class Shown:
 class Exposure(_Record):
     """What one answer showed to whom; ``items`` in order of position.
 
-    ``forced``: a tester asked for the variant by name, so the answer is none of an experiment's.
+    ``forced``: a tester asked for the variant by name, so the answer is none of an experiment's. ``rules`` is the hash
+    of the rules it was made under, None without rules.
     """
 
     request_id: str
@@ -122,6 +123,7 @@ class Exposure(_Record):
     bundle: str
     items: tuple[Shown, ...]
     forced: bool = False
+    rules: str | None = None
 
     @classmethod
     def from_json(cls, raw: bytes | str) -> Exposure:

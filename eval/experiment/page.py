@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
 from eval.experiment.results import Change, GuardrailRow, Look, MetricRow, Reading, SliceRow
 from eval.experiment.verdict import signed
-from eval.page import environment, write_page
+from eval.page import environment
 from eval.report.look import p_value, percent
 from eval.report.svg import Line, Range, lines, ranges
 
 REPORT: Final = "experiment.html"
-_STATE: Final = {"ship": "PASS", "keep": "WARN", "go on": "WARN", "distrust": "FAIL"}
-_COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+STATE: Final = {"ship": "PASS", "keep": "WARN", "go on": "WARN", "distrust": "FAIL"}
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BADGES: Final = {"holds": "PASS", "open": "WARN", "broken": "FAIL"}
 _SAID: Final = {"holds": "holds", "open": "not known yet", "broken": "broken"}
 
@@ -23,7 +22,7 @@ def render_experiment(reading: Reading) -> str:
     """Return the page."""
     setting = reading.setting
     treatments = [arm.variant for arm in reading.arms if arm.variant != setting.control]
-    colour = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(treatments)}
+    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(treatments)}
     alpha = 1 - setting.confidence
     return (
         environment()
@@ -32,7 +31,7 @@ def render_experiment(reading: Reading) -> str:
             reading=reading,
             percent=percent,
             setting=setting,
-            state=_STATE[reading.verdict.decision],
+            state=STATE[reading.verdict.decision],
             share_p=p_value(reading.shares.p),
             metrics=[_metric(row, alpha) for row in reading.metrics],
             metric_chart=_metric_chart(reading.metrics, colour),
@@ -44,11 +43,6 @@ def render_experiment(reading: Reading) -> str:
             ],
         )
     )
-
-
-def write_experiment(reading: Reading, directory: Path) -> Path:
-    """Write ``experiment.html`` into ``directory``; return its path."""
-    return write_page(render_experiment(reading), directory / REPORT)
 
 
 def _metric(row: MetricRow, alpha: float) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eval.experiment import customers as c
+from eval.experiment.interleaving import TEAM
 from eval.experiment.planned import Planned, beside_the_holdout, planned
 from feature_repo import schema as s
 from feature_repo.tables import Tables
@@ -125,6 +126,43 @@ def plan_of(settings: Settings, name: str, shares: str | None) -> Planned:
             "shadows answer unseen, so there is nothing to compare; give one of them customers"
         )
     return told
+
+
+def teams_of(settings: Settings, name: str, exposures: pd.DataFrame, control: str | None) -> tuple[str, str]:
+    """Return the two variants of an interleaved experiment, the control first: by the file, else by the exposures.
+
+    Raises
+    ------
+    ConfigError
+        There are not two, or the control is none of them.
+    """
+    told = planned(Experiments.read(settings.experiments), name)
+    if told is not None and told.interleaved:
+        teams = list(told.shares)
+    else:
+        own = exposures[exposures[c.EXPERIMENT] == name]
+        teams = (
+            sorted(own[TEAM].dropna().unique(), key=lambda team: (team != "control", team))
+            if TEAM in own
+            else []
+        )
+        if control is None and "control" not in teams:
+            raise ConfigError(
+                f"expected --control VARIANT or the experiment {name!r} in {settings.experiments}, found neither; "
+                f"say which of {', '.join(teams) or 'the two variants'} is the control"
+            )
+    if len(teams) != 2 or (control is not None and control not in teams):
+        raise ConfigError(
+            f"expected two variants of {name!r}, the control among them, found {', '.join(teams) or 'none'}"
+            f"{'' if control is None else f' and --control {control}'}; correct the file or --control"
+        )
+    first = control or teams[0]
+    return first, next(team for team in teams if team != first)
+
+
+def interactions_of(tables: Tables) -> pd.DataFrame:
+    """Return what customers did with which product, and in which answer they saw it."""
+    return tables.frame(s.INTERACTIONS, [s.CUSTOMER_ID, s.PRODUCT_ID, s.AT, s.KIND, s.VALUE, s.REQUEST_ID])
 
 
 def attributes_of(tables: Tables) -> pd.DataFrame | None:

@@ -32,8 +32,8 @@ def drafts(
 
     Each answer is drafted in rounds of two picks, the coin giving the first of each to ``trees`` with the chance
     ``coin``. A product is clicked with a chance that differs between customers and falls with its place; ``better``
-    multiplies it for what ``trees`` picked. A share ``buy`` of what is clicked is bought an hour later, of which a share
-    ``nameless`` names no request. A share of ``sessions`` has no known customer.
+    multiplies it for what ``trees`` picked. A share ``buy`` of what is clicked is bought an hour later, of which
+    ``nameless`` of them name no request. A share of ``sessions`` has no known customer.
     """
     rng = np.random.default_rng(seed)
     answers = 1 + rng.poisson(1.0, customers)

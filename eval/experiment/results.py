@@ -17,7 +17,7 @@ from eval.experiment.guardrails import State
 
 SCHEMA_VERSION: Final = 2
 RESULTS: Final = "experiment.json"
-Decision = Literal["ship", "keep", "go on", "distrust"]
+Decision = Literal["ship", "try", "keep", "go on", "distrust"]
 
 
 class Strict(BaseModel):

@@ -12,6 +12,7 @@ import typer
 
 from eval.experiment import customers as c
 from eval.experiment.comparison import CLICKS, CONVERSION, PER_EXPOSURE, VALUE
+from eval.experiment.counterfactual import AskedCounterfactual
 from eval.experiment.credits import HOURS
 from eval.experiment.guardrails import margins
 from eval.experiment.interleaving import (
@@ -27,7 +28,9 @@ from eval.experiment.reading import Asked, read
 from eval.report.index import write_index
 from feature_repo import schema as s
 from feature_repo.tables import Tables
+from serving.errors import ConfigError
 from serving.settings import Settings
+from training.cli.experiment_counterfactual import value
 from training.cli.experiment_data import (
     attributes_of,
     exposures_of,
@@ -72,7 +75,11 @@ def experiment_command(
         ),
     ] = None,
     control: Annotated[
-        str | None, typer.Option(metavar="VARIANT", help="[default: the first of the shares]")
+        str | None,
+        typer.Option(
+            metavar="VARIANT",
+            help="With --counterfactual: value by its answers only.  [default: the first of the shares]",
+        ),
     ] = None,
     metric: Annotated[
         Metric | None, typer.Option(help="What decides.  [default: conversion; clicks where interleaved]")
@@ -122,6 +129,23 @@ def experiment_command(
             help="Where interleaved: how long ago an answer may be that a purchase without request_id is credited to.",
         ),
     ] = HOURS,
+    counterfactual: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BUNDLE",
+            help="What this bundle would have earned where chance decided; NAME live: outside experiments.",
+        ),
+    ] = None,
+    rules: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FILE",
+            help="With --counterfactual: the rules that were shown by; repeatable.  [default: rules.toml of the home]",
+        ),
+    ] = None,
+    clip: Annotated[
+        float | None, typer.Option(metavar="WEIGHT", help="With --counterfactual: bound weights.")
+    ] = None,
     as_of: Annotated[
         str | None, typer.Option(metavar="T", help="Read as it was known then, ISO 8601; default: all data.")
     ] = None,
@@ -134,6 +158,33 @@ def experiment_command(
     """
     settings = Settings.load()
     directory = tables or tables_of(settings)
+    if counterfactual is not None:
+        chosen = AskedCounterfactual(
+            bundle=counterfactual,
+            metric=(metric or Metric.CLICKS).value,
+            confidence=confidence,
+            clip=clip,
+            hours=hours,
+            variant=control,
+        )
+        with shown(quiet=as_json) as progress:
+            valued = value(
+                settings,
+                directory,
+                name,
+                chosen,
+                rules=rules or [settings.rules],
+                window_days=window,
+                immature=immature,
+                as_of=as_of,
+                progress=progress,
+            )
+        tell(settings, valued, as_json=as_json)
+        return
+    if rules or clip is not None:
+        raise ConfigError(
+            "expected --rules and --clip with --counterfactual, found none; name the bundle to value"
+        )
     exposures = exposures_of(directory, name, also=ALSO)
     made_at = datetime.now(UTC)
     reading: AnyReading

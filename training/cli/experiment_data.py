@@ -58,7 +58,7 @@ def pairs(text: str, option: str) -> dict[str, float]:
     return found
 
 
-def exposures_of(tables: Path, name: str, *, also: Sequence[str] = ()) -> pd.DataFrame:
+def exposures_of(tables: Path, name: str, *, also: Sequence[str] = (), live: bool = False) -> pd.DataFrame:
     """Return the exposures of an experiment; without any, those of the others by name only.
 
     Those of the holdout come beside everybody else's. What a tester asked for by name is left out: nobody was assigned
@@ -72,6 +72,8 @@ def exposures_of(tables: Path, name: str, *, also: Sequence[str] = ()) -> pd.Dat
         The experiment.
     also
         Further columns, read where they are there.
+    live
+        Take those of no experiment instead.
 
     Raises
     ------
@@ -91,7 +93,8 @@ def exposures_of(tables: Path, name: str, *, also: Sequence[str] = ()) -> pd.Dat
                 "write it anew with `nextbest events export`"
             )
         columns = [*c.EXPOSED, *(column for column in (c.LATENCY, c.FORCED, *also) if column in there)]
-        own = None if name == HOLDOUT else pc.field(c.EXPERIMENT) == name
+        field = pc.field(c.EXPERIMENT)
+        own = None if name == HOLDOUT else field.is_null() if live else field == name
         rows: pd.DataFrame = pq.read_table(path, columns=columns, filters=own).to_pandas()
         if rows.empty:
             rows = pq.read_table(path, columns=columns).to_pandas().drop_duplicates(c.EXPERIMENT)

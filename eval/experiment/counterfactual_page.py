@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from eval.experiment.counterfactual_results import FEWEST_REWARDED, CounterfactualReading, SlotCounts, Value
-from eval.experiment.page import COLOURS, STATE
+from eval.experiment.page import COLOURS, STATE, TODO
 from eval.page import environment
 from eval.report.look import p_value, percent
 from eval.report.svg import Range, ranges
@@ -16,6 +16,7 @@ _MEANING: Final = {
     "conversion": "Whether the product in the slot was bought",
     "value": "Money spent on the product in the slot",
 }
+_KEEP: Final = "What to do: nothing; this bundle is not worth an experiment for what it puts here."
 _WAYS: Final = (("weighted", "ips"), ("weighted, normalised", "snips"), ("doubly robust", "dr"))
 
 
@@ -31,6 +32,7 @@ def render_counterfactual(reading: CounterfactualReading) -> str:
             setting=setting,
             percent=percent,
             state=STATE[reading.verdict.decision],
+            todo={**TODO, "keep": _KEEP}[reading.verdict.decision].format(variant=reading.verdict.variant),
             weight_p=p_value(chances.p),
             pick_p=p_value(chances.pick_p or 0.0),
             facts=_facts(counts, failed=chances.failed),

@@ -17,7 +17,8 @@ from eval.experiment.counterfactual_results import (
 from eval.experiment.results import Verdict
 from eval.report.look import p_value, percent
 
-_UNIT: Final = {"clicks": "clicks", "conversion": "purchases", "value": "money"}
+#: Metric → what is counted, in how many slots.
+_COUNTED: Final = {"clicks": ("clicks", 100), "conversion": ("products sold", 100), "value": ("of money", 1)}
 
 
 def counterfactual_verdict(
@@ -71,10 +72,13 @@ def counterfactual_verdict(
             ],
         )
     change = difference.dr
+    what, times = _COUNTED[setting.metric]
+    where = "a slot" if times == 1 else f"{times} slots"
+    more = [f"{times * number:+.3g}".replace("-", "−") for number in (change.mean, change.low, change.high)]
     found = (
-        f"in a slot that chance decides {bundle} would earn {target.dr.mean:.4g} {_UNIT[setting.metric]} where "
-        f"{usual.dr.mean:.4g} are earned now, {change.mean:+.4g} ({percent(setting.confidence, 0)} interval "
-        f"{change.low:+.4g} to {change.high:+.4g})"
+        f"in {where} that chance decides {bundle} would bring {times * target.dr.mean:.3g} {what} and what is shown "
+        f"now {times * usual.dr.mean:.3g}, a difference of {more[0]} ({percent(setting.confidence, 0)} interval "
+        f"{more[1]} to {more[2]})"
     )
     if change.low > 0:
         return Verdict(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.experiment.interleaving_results import InterleavingReading, Preference, PreferenceLook
-from eval.experiment.page import COLOURS, STATE
+from eval.experiment.page import COLOURS, STATE, TODO
 from eval.page import environment
 from eval.report.look import p_value, percent
 from eval.report.svg import Line, Range, lines, ranges
@@ -23,9 +23,12 @@ def render_interleaving(reading: InterleavingReading) -> str:
             setting=setting,
             percent=percent,
             state=STATE[reading.verdict.decision],
+            todo=TODO[reading.verdict.decision].format(variant=reading.verdict.variant),
             balance_p=p_value(reading.balance.p),
             preferences=[_row(row, 1 - setting.confidence) for row in reading.preferences],
             chart=_chart(reading.preferences),
+            has_half=any(row.low < 0 for row in reading.preferences)
+            and any(row.high > 0 for row in reading.preferences),
             over_time=_over_time(reading.looks, setting.treatment),
         )
     )
@@ -45,7 +48,7 @@ def _row(row: Preference, alpha: float) -> dict[str, Any]:
         "for_treatment": f"{row.for_treatment:,}",
         "for_control": f"{row.for_control:,}",
         "ties": f"{row.ties:,}",
-        "delta": f"{row.delta:+.3f} [{row.low:+.3f}, {row.high:+.3f}]".replace("-", "−"),
+        "delta": f"{row.delta:+.3f}".replace("-", "−"),
         "p": p_value(row.p if row.p_holm is None else row.p_holm),
     }
 

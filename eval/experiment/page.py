@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from eval.experiment.comparison import CONVERSION
 from eval.experiment.results import Change, GuardrailRow, Look, MetricRow, Reading, SliceRow
 from eval.experiment.verdict import signed
 from eval.page import environment
@@ -15,6 +16,14 @@ REPORT: Final = "experiment.html"
 STATE: Final = {"ship": "PASS", "try": "PASS", "keep": "WARN", "go on": "WARN", "distrust": "FAIL"}
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BADGES: Final = {"holds": "PASS", "open": "WARN", "broken": "FAIL"}
+#: Decision → what is to be done now, for somebody who reads no further.
+TODO: Final = {
+    "ship": "What to do: make {variant} what everybody sees, and end the experiment.",
+    "try": "What to do: let a share of customers see {variant}, as a variant of an experiment.",
+    "keep": "What to do: end the experiment; {variant} stays.",
+    "go on": "What to do: change nothing and read again later; nothing is decided yet.",
+    "distrust": "What to do: decide nothing by these data; find out what went wrong, and begin again.",
+}
 _SAID: Final = {"holds": "holds", "open": "not known yet", "broken": "broken"}
 
 
@@ -32,6 +41,7 @@ def render_experiment(reading: Reading) -> str:
             percent=percent,
             setting=setting,
             state=STATE[reading.verdict.decision],
+            todo=TODO[reading.verdict.decision].format(variant=reading.verdict.variant),
             share_p=p_value(reading.shares.p),
             metrics=[_metric(row, alpha) for row in reading.metrics],
             metric_chart=_metric_chart(reading.metrics, colour),
@@ -54,10 +64,10 @@ def _metric(row: MetricRow, alpha: float) -> dict[str, Any]:
         "name": row.metric,
         "variant": row.variant,
         "decides": row.decides,
-        "control": _figure(row.control),
-        "treatment": _figure(row.treatment),
+        "control": percent(row.control) if row.metric == CONVERSION else _figure(row.control),
+        "treatment": percent(row.treatment) if row.metric == CONVERSION else _figure(row.treatment),
         "relative": _relative(change),
-        "absolute": f"{change.difference:+.4g} [{change.low:+.4g}, {change.high:+.4g}]",
+        "absolute": f"{change.difference:+.3g} [{change.low:+.3g}, {change.high:+.3g}]".replace("-", "−"),
         "plain": _relative(row.plain),
         "narrowed": "–" if row.narrowed is None else percent(row.narrowed),
         "p": p_value(change.p if row.p_holm is None else row.p_holm),

@@ -441,7 +441,13 @@ def test_the_command_values_a_bundle_by_the_tables_and_features_as_they_were(
         (("live", "--counterfactual", tag, "--metric", "purchases per exposure"), "with --counterfactual"),
         (("live", "--counterfactual", tag, "--rules", tmp_path / "none.toml"), "found no such file"),
         (("live", "--clip", "3"), "with --counterfactual, found none"),
-        (("other", "--counterfactual", tag), "found none"),
+        (("other", "--counterfactual", tag), "found none; correct the name"),
     ):
         refused = run("experiment", *wrong, "--tables", shop.tables)
         assert refused.code == 2 and wanted in refused.err, (wrong, refused)
+    exposures = pd.read_parquet(shop.tables / "exposures.parquet")
+    exposures.assign(experiment="trial", variant="control").to_parquet(shop.tables / "exposures.parquet")
+    none = run(*asked)
+    assert none.code == 2 and "found none; correct the name" in none.err
+    trial = json.loads(run("experiment", "trial", *asked[2:], "--control", "control", "--json").out)
+    assert trial["setting"]["variant"] == "control" and trial["counts"]["slots"] == 400

@@ -224,6 +224,11 @@ def _shown(exposures: pd.DataFrame, asked: AskedCounterfactual, now: pd.Timestam
             f"expected the columns {', '.join(NEEDED)} in exposures, found no {', '.join(missing)}; "
             "write the table anew with `nextbest events export`"
         )
+    if exposures.empty:
+        raise DataError(
+            "expected exposures of that experiment, found none; correct the name (`live`: outside experiments), or run "
+            "`nextbest events export` first"
+        )
     rows = exposures[exposures[s.AT] <= now]
     rows = rows[~rows[c.VARIANT].isin([INTERLEAVED, FALLBACK])]
     if asked.variant is not None:

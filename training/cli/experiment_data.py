@@ -96,7 +96,7 @@ def exposures_of(tables: Path, name: str, *, also: Sequence[str] = (), live: boo
         field = pc.field(c.EXPERIMENT)
         own = None if name == HOLDOUT else field.is_null() if live else field == name
         rows: pd.DataFrame = pq.read_table(path, columns=columns, filters=own).to_pandas()
-        if rows.empty:
+        if rows.empty and not live:
             rows = pq.read_table(path, columns=columns).to_pandas().drop_duplicates(c.EXPERIMENT)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"expected a Parquet file at {path}, found: {error}; restore it") from error

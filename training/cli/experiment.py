@@ -78,11 +78,12 @@ def experiment_command(
         str | None,
         typer.Option(
             metavar="VARIANT",
-            help="With --counterfactual: value by its answers only.  [default: the first of the shares]",
+            help="Default: the first of the shares. With --counterfactual: value by its answers only.",
         ),
     ] = None,
     metric: Annotated[
-        Metric | None, typer.Option(help="What decides.  [default: conversion; clicks where interleaved]")
+        Metric | None,
+        typer.Option(help="What decides; default: conversion, clicks where interleaved or --counterfactual."),
     ] = None,
     window: Annotated[
         int,
@@ -105,8 +106,8 @@ def experiment_command(
         typer.Option(
             min=2,
             metavar="N",
-            help="Customers planned for; intervals are narrowest near so many.  "
-            f"[default: {EXPECTED}; where interleaved {EXPECTED_TO_SAY} who click]",
+            help="Customers planned for; intervals are narrowest near so many; "
+            f"default: {EXPECTED}, where interleaved {EXPECTED_TO_SAY} who click.",
         ),
     ] = None,
     final: Annotated[
@@ -140,7 +141,7 @@ def experiment_command(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="With --counterfactual: the rules that were shown by; repeatable.  [default: rules.toml of the home]",
+            help="With --counterfactual: the rules that were shown by; repeatable; default: rules.toml of the home.",
         ),
     ] = None,
     clip: Annotated[

@@ -35,6 +35,7 @@ BATCH_CHUNK: Final = 50
 #: Counting the stages of an answer takes longer than most of them; of so many answers one stands for all.
 STAGED_ONE_IN: Final = 8
 _THREADS: Final = 2
+_NO_FILTERS: Final = Filters()
 
 
 class Answers:
@@ -84,7 +85,7 @@ class Answers:
                 with stage("exposure"):
                     self._shown(query, answered, chosen, request_id, surface)
                 with stage("json"):
-                    body = orjson.dumps(_told(answered, chosen, request_id, query.customer_id))
+                    body = orjson.dumps(_told(answered, chosen, request_id, query.customer_id, query.filters))
             self._metrics.recommended(answered)
             if next(self._turns) % STAGED_ONE_IN == 0:
                 self._metrics.staged(seconds)
@@ -143,7 +144,7 @@ class Answers:
             with _filters_refused(recommender, filters):
                 answered = recommender.similar(asked.product_ids, n=asked.n, at=at, filters=filters)
             self._metrics.recommended(answered)
-            return orjson.dumps(_told(answered, Choice(recommender), request_id, None))
+            return orjson.dumps(_told(answered, Choice(recommender), request_id, None, filters))
 
         await asyncio.sleep(0)
         return work()
@@ -186,8 +187,13 @@ class Answers:
 
 
 def _told(
-    answered: Recommendations, choice: Choice, request_id: str, customer_id: str | None
+    answered: Recommendations,
+    choice: Choice,
+    request_id: str,
+    customer_id: str | None,
+    filters: Filters = _NO_FILTERS,
 ) -> dict[str, Any]:
+    catalog = choice.recommender.bundle.catalog
     return answer(
         answered,
         request_id=request_id,
@@ -195,6 +201,7 @@ def _told(
         bundle=choice.recommender.bundle.tag,
         experiment=choice.experiment,
         variant=choice.variant,
+        unmatched=catalog.unmatched(filters) if filters else (),
     )
 
 
@@ -204,7 +211,10 @@ def _filters_refused(recommender: Recommender, filters: Filters) -> Iterator[Non
     try:
         yield
     except DataError as error:
-        known = recommender.bundle.catalog.attributes
-        unknown = next((name for name, _ in filters.attributes if name not in known), None)
-        field = "filters" if unknown is None else f"filters.attributes.{unknown}"
-        raise InvalidRequest(str(error), field) from None
+        catalog = recommender.bundle.catalog
+        fields = (
+            f"filters.attributes.{name}"
+            for name, values in filters.attributes
+            if name not in catalog.attributes or not all(map(catalog.column(name).suits, values))
+        )
+        raise InvalidRequest(str(error), next(fields, "filters")) from None

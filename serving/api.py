@@ -8,7 +8,7 @@ are reported, not refused).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from math import isfinite
 from typing import Annotated, Any, Final, Literal
@@ -30,6 +30,7 @@ from pydantic import (
 
 from feature_repo import schema as s
 from serving.catalog import Filters
+from serving.filtering import Scalar
 from serving.reasons import ReasonCode
 from serving.recommender import MAX_N, PurchasedPolicy, Query, Recommendations, described
 from serving.validation import sentence, shown
@@ -39,8 +40,6 @@ MAX_EXCLUDE: Final = 1000
 MAX_BATCH: Final = 1000
 MAX_VALUES: Final = 100
 MAX_TEXT: Final = 200
-
-Scalar = str | float | bool
 
 
 def _printable(value: str) -> str:
@@ -381,9 +380,17 @@ class RecommendationItem(BaseModel):
     reason: ReasonItem
 
 
+class Unmatched(BaseModel):
+    """A value in the filters that no product of the catalog has; nothing was shown for it."""
+
+    field: str
+    value: str | float | bool
+
+
 class RecommendResponse(BaseModel):
     """The answer to one question; ``ignored`` lists given product ids that nobody knows.
 
+    ``unmatched`` is there only where a category or attribute value in the filters is one that no product has.
     ``degraded`` is there, and true, only where what the online store has of the customer could not be read: what they
     did since the bundle was made is not known to this answer. Customers of the holdout, who see segment and popular
     only, have the experiment ``holdout`` and the variant ``fallback``.
@@ -397,6 +404,7 @@ class RecommendResponse(BaseModel):
     ignored: list[str]
     recommendations: list[RecommendationItem]
     degraded: bool = False
+    unmatched: list[Unmatched] = []
 
 
 class Problem(BaseModel):
@@ -421,6 +429,7 @@ def answer(
     bundle: str,
     experiment: str | None = None,
     variant: str | None = None,
+    unmatched: Sequence[tuple[str, Scalar]] = (),
 ) -> dict[str, Any]:
     """Return the JSON object of one answer (see ``RecommendResponse``)."""
     told: dict[str, Any] = {
@@ -434,6 +443,14 @@ def answer(
     }
     if answered.degraded:
         told["degraded"] = True
+    if unmatched:
+        told["unmatched"] = [
+            {
+                "field": "filters.category" if name == s.CATEGORY else f"filters.attributes.{name}",
+                "value": value,
+            }
+            for name, value in unmatched
+        ]
     return told
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from feature_repo import schema as s
 from feature_repo.recent import to_micros
 from serving.errors import DataError
-from serving.filtering import Column, Mask, Numbers, column_of
+from serving.filtering import Column, Mask, Numbers, Scalar, column_of
 from serving.validation import shown
 
 _FAR = np.iinfo(np.int64).max
@@ -116,7 +116,7 @@ class Catalog:
         Raises
         ------
         DataError
-            A filter names an attribute that the catalog does not have.
+            A filter names an attribute that the catalog does not have, or wants a value of it that none can have.
         """
         mask = np.ones(len(self), dtype=np.bool_)
         if filters.category:
@@ -134,8 +134,19 @@ class Catalog:
                 raise DataError(
                     f"expected a product attribute in filters (there are: {known}), found {name!r}"
                 )
-            mask &= self.column(name).having(values)
+            column = self.column(name)
+            for value in values:
+                if not column.suits(value):
+                    raise DataError(f"expected {column.kind} for {name} in filters, found {shown(value)}")
+            mask &= column.having(values)
         return mask
+
+    def unmatched(self, filters: Filters) -> list[tuple[str, Scalar]]:
+        """Return (category or attribute, value) of filters that no product has, on sale or not."""
+        asked = ((s.CATEGORY, filters.category), *filters.attributes)
+        return [
+            (name, value) for name, values in asked for value in values if not self.column(name).has(value)
+        ]
 
     @property
     def edition(self) -> object:

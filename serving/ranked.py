@@ -29,8 +29,8 @@ Floats = NDArray[np.float64]
 #: Of the candidates, how many are popular ones and favourites of the segment each, and at most bought before.
 _OTHERS: Final = 0.1
 _AGAIN: Final = 0.3
-#: An answer is chosen from so many times the products asked for, at least.
-_CHOICE: Final = 2
+#: A filter keeps to the shelf's candidates where so many of them should pass it, however many are asked for.
+_CHOICE: Final = 20
 #: For so long the order of a state is given again: of what trees read only ages change meanwhile, by less than this.
 _REMEMBERED_US: Final = 10 * 60 * 1_000_000
 
@@ -62,6 +62,17 @@ class _Order:
     found_at: NDArray[np.intp]
     alone: Floats
     source: Callable[[int], str]
+
+    def then(self, other: _Order) -> _Order:
+        """Return it with another order of the same subject's after it."""
+        size = len(self.products)
+        return _Order(
+            np.concatenate([self.products, other.products]),
+            np.concatenate([self.margins, other.margins]),
+            np.concatenate([self.found_at, size + other.found_at]),
+            self.alone,
+            lambda place: self.source(place) if place < size else other.source(place - size),
+        )
 
 
 class Ranked:
@@ -105,7 +116,8 @@ class Ranked:
         shelf
             What may be returned whatever this request filters and excludes: its candidates are ranked, and those that
             are not allowed left out. Where that would leave few, and without it, candidates are ranked that are
-            allowed.
+            allowed. What candidates leave to ``n`` comes from further ones, ranked by themselves: fewer asked for are
+            the first of more.
         """
         order, places = self._chosen(subject, allowed, n, n, shelf)
         return self._told(order, places)
@@ -132,34 +144,50 @@ class Ranked:
         self, subject: Subject, allowed: Mask, least: int, most: int, shelf: Shelf | None
     ) -> tuple[_Order, NDArray[np.intp]]:
         """Return an order of candidates and the places in it of ``least`` to ``most`` allowed ones, best first."""
-        if shelf is not None and self._leaves_enough(allowed, least, shelf):
-            order = self._of_shelf(subject, shelf)
-            places = np.flatnonzero(allowed[order.products])[:most]
-            if len(places) >= least:
-                return order, places
-        order = self._ordered(subject, allowed, least)
-        return order, np.arange(min(most, len(order.products)))
+        orders: list[_Order] = []
+        places: list[NDArray[np.intp]] = []
+        found, left = 0, allowed
+        if shelf is not None and self._leaves_enough(allowed, shelf):
+            orders.append(self._of_shelf(subject, shelf))
+            places.append(np.flatnonzero(allowed[orders[0].products]))
+        while True:
+            if orders:
+                found += len(places[-1])
+                if found >= least:
+                    break
+                left = left.copy()
+                left[orders[-1].products] = False
+            order = self._ordered(subject, left)
+            if orders and not len(order.products):
+                break
+            orders.append(order)
+            places.append(np.arange(len(order.products)))
+        order, first = orders[0], places[0]
+        for other, more in zip(orders[1:], places[1:], strict=True):
+            first = np.concatenate([first, len(order.products) + more])
+            order = order.then(other)
+        return order, first[:most]
 
-    def _leaves_enough(self, allowed: Mask, n: int, shelf: Shelf) -> bool:
-        """Whether of the shelf's candidates so many should be allowed, as of the shelf are, that n can be chosen."""
+    def _leaves_enough(self, allowed: Mask, shelf: Shelf) -> bool:
+        """Whether enough of the shelf's candidates should be allowed, if as many are as of the shelf."""
         passing, on_sale = int(np.count_nonzero(allowed)), int(np.count_nonzero(shelf.on_sale))
-        return passing * self._candidates >= _CHOICE * n * on_sale
+        return passing * self._candidates >= _CHOICE * on_sale
 
     def _of_shelf(self, subject: Subject, shelf: Shelf) -> _Order:
         """Return the order of the shelf's candidates, for a known state the one of the last minutes."""
         memo, now = subject.memo, to_micros(subject.at)
         if memo is None or len(subject.context):
-            return self._ordered(subject, shelf.allowed(), 1)
+            return self._ordered(subject, shelf.allowed())
         held: tuple[Shelf, int, _Order] | None = memo.get("order")
         if held is not None and held[0].is_same(shelf) and 0 <= now - held[1] < _REMEMBERED_US:
             return held[2]
-        order = self._ordered(subject, shelf.allowed(), 1)
+        order = self._ordered(subject, shelf.allowed())
         memo["order"] = shelf, now, order
         return order
 
-    def _ordered(self, subject: Subject, allowed: Mask, n: int) -> _Order:
+    def _ordered(self, subject: Subject, allowed: Mask) -> _Order:
         with stage("search"):
-            products, source = self._pool.of(subject, allowed, n)
+            products, source = self._pool.of(subject, allowed)
         with stage("rank"):
             rows, alone = self._features.of(subject, products)
             margins = self._ranker.order.margins(rows)
@@ -191,9 +219,9 @@ class Pool:
         self._popular = Popular(bundle)
         self._own = f"model:{bundle.manifest.policy.model}"
 
-    def of(self, subject: Subject, allowed: Mask, n: int) -> tuple[Int32, SourceOf]:
-        """Return at least ``n`` allowed products where there are so many, and whose each is."""
-        size = max(self._size, n)
+    def of(self, subject: Subject, allowed: Mask) -> tuple[Int32, SourceOf]:
+        """Return ``size`` allowed products, all where there are fewer, and whose each is."""
+        size = self._size
         left = allowed.copy()
         again = self._again(subject, allowed, int(size * _AGAIN))
         left[again] = False

@@ -35,6 +35,10 @@ class Reason(NamedTuple):
     segment: str | None = None
 
 
+#: So many pairs of products tell how near products are in general.
+_PAIRS: Final = 4096
+#: Share of pairs that lie below what counts as the top.
+_TOP: Final = 0.999
 #: Reasons of products that a rule put where they stand.
 _RULES: Final[dict[str, ReasonCode]] = {"pinned": "featured", "new": "new", "explore": "discover"}
 _FOR_YOU: Final = Reason("for_you")
@@ -49,8 +53,19 @@ class Nearness:
         #: Which products (products,) have a place.
         self.placed: NDArray[np.bool_] = lengths > 0
         self._scale: Float32 = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=self.placed)
+        #: From this cosine on two products are called similar: halfway from an average pair to the nearest ones.
+        self.similar: float = self._halfway()
 
-    def units(self, products: Int32) -> Float32:
+    def _halfway(self) -> float:
+        placed = np.flatnonzero(self.placed)
+        if len(placed) < 2:
+            return 1.0
+        left, right = np.random.default_rng(0).integers(len(placed), size=(2, _PAIRS))
+        right = np.where(left == right, (right + 1) % len(placed), right)
+        pairs = np.einsum("pd,pd->p", self.units(placed[left]), self.units(placed[right]))
+        return (float(pairs.mean()) + float(np.quantile(pairs, _TOP))) / 2
+
+    def units(self, products: NDArray[np.integer]) -> Float32:
         """Return the vectors (m, d) of products, each of length 1, or 0 where it has no place."""
         return np.asarray(self._vectors.take(products, axis=0) * self._scale.take(products)[:, None])
 
@@ -108,13 +123,18 @@ class Reasons:
     def _nearest(self, products: Sequence[int], subject: Subject) -> list[Reason]:
         events = subject.history.places(self._catalog.index)
         seen = np.concatenate([subject.context, events[events >= 0]])
-        if self._nearness is None or not len(seen):
+        near = self._nearness
+        if near is None or not len(seen):
             return [_FOR_YOU] * len(products)
-        cosines = self._nearness.between(seen, np.array(products, dtype=np.int32))
+        cosines = near.between(seen, np.array(products, dtype=np.int32))
         places = cosines.argmax(axis=0)
         nearest_of, highest = seen[places].tolist(), cosines[places, np.arange(len(products))].tolist()
         reasons = []
         for product, nearest, cosine in zip(products, nearest_of, highest, strict=True):
-            code: ReasonCode = "viewed_before" if nearest == product else "similar_to"
-            reasons.append(Reason(code, self._catalog.ids[nearest]) if cosine > 0 else _FOR_YOU)
+            if nearest == product and cosine > 0:
+                reasons.append(Reason("viewed_before", self._catalog.ids[nearest]))
+            elif cosine >= near.similar:
+                reasons.append(Reason("similar_to", self._catalog.ids[nearest]))
+            else:
+                reasons.append(_FOR_YOU)
         return reasons

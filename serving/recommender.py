@@ -1,9 +1,9 @@
 """The one ``Recommender(bundle, features)`` that every result passes through.
 
 The service, audiences, the offline evaluation and the gate ask the same object the same way. A query goes
-through hard rules (on sale, exclude, filters, purchased policy), then the bundle's chain of sources until
-exactly n products are found, whenever n pass the hard rules. What the customer is looking at right now is
-shown only when nothing else is left (a soft rule).
+through hard rules (``serving.case``), then the bundle's chain of sources until exactly n products are found, whenever n
+pass the hard rules (``serving.ordering``). What the customer is looking at right now is shown only when nothing else is
+left (a soft rule).
 """
 
 from __future__ import annotations
@@ -12,96 +12,46 @@ import copy
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from itertools import repeat
-from typing import Any, Final, Literal, NamedTuple
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.recent import DAY_US, History, to_micros
 from serving.bundle import Bundle
+from serving.case import Case, Cases, Prepared
 from serving.catalog import Filters
 from serving.draws import Draws, Told
 from serving.errors import BundleError, FeatureUnavailable
-from serving.events.fold import session_key
 from serving.features import CustomerState, FeatureReader, Reading
 from serving.filtering import Mask
 from serving.index import best
-from serving.ranked import Ranked, Shelf
+from serving.ordering import Ordering, draw
+from serving.query import MAX_N, PurchasedPolicy, Query, Recommendation, Recommendations, described
+from serving.ranked import Ranked
 from serving.reasons import Nearness, Reason, ReasonCode, Reasons
 from serving.rules import Asked, Rules
-from serving.rules.apply import Arrangement, Soft
-from serving.sources import Near, Popular, Segment, Source, Vectors, bought, personal
+from serving.rules.apply import Soft
+from serving.sources import Near, Popular, Segment, Source, Vectors, personal
 from serving.stages import stage
-from serving.subject import Bought, Subject
+from serving.subject import Subject
+
+__all__ = [
+    "MAX_N",
+    "Case",
+    "PurchasedPolicy",
+    "Query",
+    "Recommendation",
+    "Recommendations",
+    "Recommender",
+    "described",
+]
 
 Float32 = NDArray[np.float32]
-PurchasedPolicy = Literal["exclude", "allow", "due"]
-MAX_N: Final = 100
-_NOTHING: Final = np.empty(0, dtype=np.int32)
 _UNREAD: Final = CustomerState(unread=True)
-
-
-@dataclass(frozen=True)
-class Query:
-    """One request: who, how many, when, and under which conditions.
-
-    ``surface`` is where the answer is shown; ``request_id`` seeds what rules leave to chance, nothing without it.
-    """
-
-    at: datetime
-    customer_id: str | None = None
-    session_id: str | None = None
-    n: int = 10
-    context: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    filters: Filters = field(default_factory=Filters)
-    purchased: PurchasedPolicy = "exclude"
-    surface: str | None = None
-    request_id: str | None = None
-
-    @property
-    def keys(self) -> tuple[str, ...]:
-        """Under which keys the histories of who is asking are kept: the customer's, then the session's."""
-        customer = () if self.customer_id is None else (self.customer_id,)
-        return customer if self.session_id is None else (*customer, session_key(self.session_id))
-
-
-class Recommendation(NamedTuple):
-    """One product of an answer; ``score`` is its source's own, before any rule.
-
-    ``propensity`` is how likely it was to stand there, given the slots before it; None where no rules were asked.
-    """
-
-    product_id: str
-    name: str | None
-    rank: int
-    score: float
-    source: str
-    reason: Reason
-    propensity: float | None = None
-
-
-@dataclass(frozen=True)
-class Recommendations:
-    """The answer to one query; ``ignored`` lists ids of context and exclude that nobody knows.
-
-    It is ``degraded`` where what the online store has of the customer could not be read.
-    """
-
-    items: tuple[Recommendation, ...]
-    ignored: tuple[str, ...] = ()
-    degraded: bool = False
-
-    @property
-    def product_ids(self) -> list[str]:
-        """Ids in rank order."""
-        return [item.product_id for item in self.items]
 
 
 @dataclass(frozen=True)
@@ -114,34 +64,6 @@ class Begun:
         """Give up what is not finished."""
         for _, _, reading in self.reads:
             reading.drop()
-
-
-@dataclass(frozen=True)
-class _Prepared:
-    """What of an answer depends on the query alone; ``allowed`` is the answer's to change."""
-
-    context: NDArray[np.int32]
-    allowed: Mask
-    ignored: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Case:
-    """What a query comes to for a customer: who asks, what may be shown, and which soft rules order it.
-
-    ``allowed`` (products,) passes the hard rules and is not looked at now; ``rest`` passes and is looked at, None where
-    nothing is. ``held_back`` (indices) is what the purchased policy keeps out.
-    """
-
-    query: Query
-    subject: Subject
-    allowed: Mask
-    rest: Mask | None
-    held_back: NDArray[np.int32]
-    shelf: Shelf | None
-    asked: Asked | None
-    soft: Soft | None
-    ignored: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -174,8 +96,6 @@ class Recommender:
         self.degraded: Counter[str] = Counter()
         self._nobody = CustomerState(memo={}, is_blank=True)
         self._counting = threading.Lock()
-        self._rows = {str(c): row for row, c in enumerate(bundle.customers[s.CUSTOMER_ID].tolist())}
-        self._segments: list[str] = bundle.customers[v.SEGMENT].astype(str).tolist()
         self._personal = personal(bundle)
         self._popular = Popular(bundle)
         named: dict[str, Source | None] = {
@@ -183,15 +103,18 @@ class Recommender:
             "segment": Segment(bundle),
             "popular": self._popular,
         }
-        self._chain = [source for name in bundle.manifest.policy.chain if (source := named[name]) is not None]
+        chain = [source for name in bundle.manifest.policy.chain if (source := named[name]) is not None]
         self._ranked = self._second_stage()
         self._nearness = None if bundle.vectors is None else Nearness(bundle.vectors)
         self._reasons = Reasons(bundle, self._nearness)
+        self._cases = Cases(bundle, rules, is_ranked=self._ranked is not None)
+        self._ordering = self._ordered(chain)
 
     def with_rules(self, rules: Rules | None) -> Recommender:
         """Return the same recommender under other rules, of the same bundle; nothing is loaded or copied."""
         other = copy.copy(self)
         other.rules = rules
+        other._cases = self._cases.under(rules, is_ranked=self._ranked is not None)
         return other
 
     @property
@@ -203,8 +126,18 @@ class Recommender:
         """Return a recommender of the same bundle, sharing all it holds, that asks segment and popular alone."""
         found = copy.copy(self)
         found._personal = found._ranked = None
-        found._chain = [Segment(self.bundle), self._popular]
+        found._cases = self._cases.under(self.rules, is_ranked=False)
+        found._ordering = found._ordered([Segment(self.bundle), self._popular])
         return found
+
+    def _ordered(self, chain: Sequence[Source]) -> Ordering:
+        return Ordering(
+            chain,
+            ranked=self._ranked,
+            personal=self._personal,
+            popular=self._popular,
+            nearness=self._nearness,
+        )
 
     def _second_stage(self) -> Ranked | None:
         if self.bundle.manifest.policy.ranker is None:
@@ -230,7 +163,7 @@ class Recommender:
         """
         begun = begun or self.begin(queries)
         try:
-            prepared = [self._prepare(query) for query in queries]
+            prepared = [self._cases.prepare(query) for query in queries]
             states = self._finish(queries, begun)
         finally:
             begun.drop()
@@ -241,51 +174,15 @@ class Recommender:
 
     def answer(self, query: Query, state: CustomerState) -> Recommendations:
         """Answer one query for a customer whose state is known; raises as ``recommend``."""
-        return self._answer(query, state, self._prepare(query))
+        return self._answer(query, state, self._cases.prepare(query))
 
-    def _prepare(self, query: Query) -> _Prepared:
-        """Return what of an answer depends on the query alone."""
-        catalog = self.bundle.catalog
-        with stage("filters"):
-            context, ignored = catalog.indices(query.context)
-            exclude, unknown = catalog.indices(query.exclude)
-            allowed = self._offered(query.at, query.filters)
-            allowed[exclude] = False
-        return _Prepared(context, allowed, tuple(dict.fromkeys([*ignored, *unknown])))
-
-    def _answer(self, query: Query, state: CustomerState, ready: _Prepared) -> Recommendations:
-        case = self._case(query, state, ready)
+    def _answer(self, query: Query, state: CustomerState, ready: Prepared) -> Recommendations:
+        case = self._cases.of(query, state, ready)
         return Recommendations(tuple(self._fill(case)), ready.ignored, state.unread)
 
     def case(self, query: Query, state: CustomerState) -> Case:
         """Return what a query comes to for a customer whose state is known; raises as ``recommend``."""
-        return self._case(query, state, self._prepare(query))
-
-    def _case(self, query: Query, state: CustomerState, ready: _Prepared) -> Case:
-        with stage("filters"):
-            subject, allowed = self.subject(query, state, ready.context), ready.allowed
-            held_back = self._held_back(query, subject)
-            allowed[held_back] = False
-            offered = on_sale = self.bundle.catalog.on_sale(query.at)
-            asked, soft = None, None
-            if self.rules is not None:
-                asked = Asked(query.at, query.surface, subject.segment, state.row)
-                offered, soft = self.rules.passing(on_sale, asked), self.rules.soft(asked)
-                if offered is not on_sale:
-                    np.logical_and(allowed, offered, out=allowed)
-            shelf, rest = None, None
-            if self._ranked is not None and query.purchased != "due":
-                shelf = Shelf(offered, held_back)
-            if len(subject.context):
-                rest = np.zeros_like(allowed)
-                rest[subject.context] = allowed[subject.context]
-                allowed[subject.context] = False
-        return Case(query, subject, allowed, rest, held_back, shelf, asked, soft, ready.ignored)
-
-    def _offered(self, at: datetime, filters: Filters) -> Mask:
-        """Return the products on sale that pass the filters, the caller's to change."""
-        on_sale = self.bundle.catalog.on_sale(at)
-        return on_sale & self.bundle.catalog.matching(filters) if filters else on_sale.copy()
+        return self._cases.of(query, state, self._cases.prepare(query))
 
     def states(self, queries: Sequence[Query]) -> list[CustomerState]:
         """Return what is known of each query's customer, and of the session, whose events come beside the customer's.
@@ -333,10 +230,14 @@ class Recommender:
         lifted, or what is found is ranked.
         """
         plain = not (query.context or query.exclude or query.filters or self._ranked or self.rules)
-        if not plain or not isinstance(self._personal, Vectors) or self._chain[0] is not self._personal:
+        if (
+            not plain
+            or not isinstance(self._personal, Vectors)
+            or self._ordering.chain[0] is not self._personal
+        ):
             return None
         subject = self.subject(query, state)
-        held_back = self._held_back(query, subject)
+        held_back = self._cases.held_back(query, subject)
         policy = self.bundle.manifest.policy
         again = subject.repeats and len(held_back) < len(subject.bought.products)
         vector = None if again and policy.repeat_weight > 0 else self._personal.vector(subject)
@@ -375,7 +276,7 @@ class Recommender:
         """Return the products nearest to the given ones (cosine); then the popular of their categories, then of all."""
         catalog = self.bundle.catalog
         given, ignored = catalog.indices(product_ids)
-        allowed = self._offered(at, filters or Filters())
+        allowed = self._cases.offered(at, filters or Filters())
         if self.rules is not None:  # the hard ones, for nobody in particular
             allowed &= self.rules.passing(catalog.on_sale(at), Asked(at, None, "", {}))
         allowed[given] = False
@@ -396,67 +297,26 @@ class Recommender:
         akin = allowed & category.isin(category.iloc[given].dropna()).to_numpy()
         stages: tuple[tuple[Mask, ReasonCode], ...] = ((akin, "same_category"), (allowed & ~akin, "popular"))
         for mask, code in stages:
-            for product, score, source in self._drawn(popular, nobody, mask, n - len(items)):
+            for product, score, source in draw(popular, nobody, mask, n - len(items)):
                 items.append(self._item(product, len(items) + 1, score, source, Reason(code)))
         return Recommendations(tuple(items), tuple(ignored))
 
-    def subject(self, query: Query, state: CustomerState, context: NDArray[np.int32] = _NOTHING) -> Subject:
-        """Return who asks, as sources see it; ``context`` are the products looked at now."""
-        row = None if query.customer_id is None else self._rows.get(query.customer_id)
-        segment = state.segment or ("" if row is None else self._segments[row])
-        # what is made of a blank state holds for those alone of whom the bundle knows nothing either
-        memo = None if state.is_blank and row is not None else state.memo
-        own = self._bought(row, state.history, memo)
-        repeats = query.purchased != "exclude"
-        return Subject(
-            row,
-            segment,
-            state.history,
-            np.unique(context) if len(context) else context,
-            own,
-            query.at,
-            repeats=repeats,
-            features=state.row,
-            memo=memo,
-        )
+    def subject(self, query: Query, state: CustomerState) -> Subject:
+        """Return who asks, as sources see it, with nothing looked at now."""
+        return self._cases.subject(query, state)
 
-    def _bought(self, row: int | None, history: History, memo: dict[str, Any] | None) -> Bought:
-        if memo is None:
-            return bought(self.bundle, row, history)
-        if "bought" not in memo:
-            memo["bought"] = bought(self.bundle, row, history)
-        held: Bought = memo["bought"]
-        return held
+    def draws(self, case: Case) -> Draws:
+        """Return draws for a case, nothing drawn yet."""
+        return self._ordering.draws(case)
 
-    def _held_back(self, query: Query, subject: Subject) -> NDArray[np.int32]:
-        """Products the purchased policy keeps out: bought ones, or those bought and not yet due again."""
-        own = subject.bought
-        match query.purchased:
-            case "exclude":
-                return own.products
-            case "due":
-                elapsed = (to_micros(query.at) - own.last) / DAY_US
-                if self.rules is None:
-                    days = self.bundle.catalog.repurchase_days[own.products]
-                else:
-                    days = self.rules.due_days(own)
-                # NaN, a product that nobody buys at a rhythm, is never due
-                return own.products[~(elapsed >= days)]
-            case "allow":
-                return own.products[:0]
+    def arranged(self, case: Case, soft: Soft) -> tuple[list[Told], list[float]]:
+        """Draw and put in order by soft rules; return what stands in the slots, and with which propensity each."""
+        assert self.rules is not None
+        return self._ordering.arranged(case, soft, self.rules.categories)
 
     def _fill(self, case: Case) -> list[Recommendation]:
-        n, propensities = case.query.n, list[float]()
-        if case.soft is not None and not case.soft.is_empty:
-            drawn, propensities = self.arranged(case, case.soft)
-        elif self._ranked is None:
-            drawn = self._drawn(self._chain, case.subject, case.allowed, n)
-        else:
-            drawn = self._ranked.drawn(case.subject, case.allowed, n, case.shelf)
-        if case.rest is not None and len(drawn) < n:
-            drawn += self._drawn(self._chain, case.subject, case.rest, n - len(drawn))
-        if case.soft is not None:
-            propensities += [1.0] * (len(drawn) - len(propensities))  # nothing was left to chance
+        categories = None if self.rules is None else self.rules.categories
+        drawn, propensities = self._ordering.of(case, categories)
         with stage("reasons"):
             reasons = self._reasons.of([(product, source) for product, _, source in drawn], case.subject)
             return [
@@ -465,53 +325,6 @@ class Recommender:
                     zip(drawn, reasons, propensities or repeat(None), strict=False), start=1
                 )
             ]
-
-    def draws(self, case: Case) -> Draws:
-        """Return draws for a case, nothing drawn yet."""
-        scores = partial(self._scores_of, case.subject)
-        return Draws(self._chain, self._ranked, case.subject, shelf=case.shelf, scores=scores)
-
-    def arranged(self, case: Case, soft: Soft) -> tuple[list[Told], list[float]]:
-        """Draw and put in order by soft rules; return what stands in the slots, and with which propensity each."""
-        assert self.rules is not None
-        draws = self.draws(case)
-        arrangement = Arrangement(self.rules.categories, self._nearness)
-        slots = arrangement.of(soft, draws, case.allowed, case.query.n, case.query.request_id)
-        told = draws.told([slot.place for slot in slots])
-        drawn = [
-            (product, score, slot.source or source)
-            for slot, (product, score, source) in zip(slots, told, strict=True)
-        ]
-        return drawn, [slot.propensity for slot in slots]
-
-    def _scores_of(self, subject: Subject, products: NDArray[np.int32]) -> NDArray[np.floating]:
-        """Return the scores (m,) of products that a rule names: the model's, else how popular they are."""
-        if self._ranked is not None:
-            return self._ranked.chances(subject, products)
-        popular = self._popular.scores(products)
-        if not isinstance(self._personal, Vectors | Near):
-            return popular
-        own = self._personal.scores(subject, products)
-        return popular if own is None else np.where(self._has_place(products), own, popular)
-
-    def _has_place(self, products: NDArray[np.int32]) -> Mask:
-        return np.ones(len(products), np.bool_) if self._nearness is None else self._nearness.placed[products]
-
-    def _drawn(
-        self, chain: Sequence[Source], subject: Subject, allowed: Mask, n: int
-    ) -> list[tuple[int, float, str]]:
-        """Draw from the chain until ``n`` distinct allowed products are found."""
-        drawn: list[tuple[int, float, str]] = []
-        left = allowed
-        for source in chain:
-            if len(drawn) >= n:
-                break
-            found = source.candidates(subject, left, n - len(drawn))
-            pairs = zip(found.products.tolist(), found.scores.tolist(), strict=True)
-            drawn += [(product, score, found.source) for product, score in pairs]
-            left = left.copy()
-            left[found.products] = False
-        return drawn
 
     def _item(
         self,
@@ -526,20 +339,3 @@ class Recommender:
         return Recommendation(
             catalog.ids[product], catalog.names[product], rank, float(score), source, reason, propensity
         )
-
-
-def described(item: Recommendation) -> dict[str, Any]:
-    """Return one recommendation as the JSON object of the API."""
-    reason: dict[str, Any] = {"code": item.reason.code}
-    if item.reason.product_id is not None:
-        reason["product_id"] = item.reason.product_id
-    if item.reason.segment is not None:
-        reason["segment"] = item.reason.segment
-    return {
-        "product_id": item.product_id,
-        "name": item.name,
-        "rank": item.rank,
-        "score": item.score,
-        "source": item.source,
-        "reason": reason,
-    }

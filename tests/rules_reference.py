@@ -86,15 +86,12 @@ def arranged(bundle: Bundle, file: RulesFile, pool: Sequence[int], n: int) -> li
         for category in {row[s.CATEGORY] for row in rows} - {None}:
             if cap.category is None or category in cap.category:
                 limits[category] = min(limits.get(category, math.inf), cap.at_most)
-    slots: dict[int, int] = {}
+    given: dict[int, int] = {}  # the first pin of a slot has it, unless its product has an earlier one
     for pin in file.pin:
-        product = bundle.catalog.index.get(pin.product_id)
-        taken = [one.slot for one in file.pin[: file.pin.index(pin)] if one.product_id != pin.product_id]
-        earlier = [one for one in file.pin[: file.pin.index(pin)] if one.product_id == pin.product_id]
-        if product is None or pin.slot in taken or any(_stands(file, one, bundle) for one in earlier):
-            continue
-        if product in pool and pin.slot <= n:
-            slots[pin.slot - 1] = product
+        product = bundle.catalog.index.get(pin.product_id, -1)
+        if product >= 0 and pin.slot not in given and product not in given.values():
+            given[pin.slot] = product
+    slots = {slot - 1: product for slot, product in given.items() if product in pool and slot <= n}
     pinned = set(slots.values())
     trade_off = file.diversity[0].trade_off if file.diversity else 1.0
     shown = list(slots.values())
@@ -109,15 +106,6 @@ def arranged(bundle: Bundle, file: RulesFile, pool: Sequence[int], n: int) -> li
         slots[slot] = max(roomy or left, key=lambda p: _relevance(bundle, order, shown, p, trade_off))
         shown.append(slots[slot])
     return [(slots[slot], slots[slot] in pinned) for slot in range(n)]
-
-
-def _stands(file: RulesFile, pin: Any, bundle: Bundle) -> bool:
-    """Whether a pin is the first of its slot, so that its product has that slot and no other."""
-    firsts = {}
-    for one in file.pin:
-        if one.product_id in bundle.catalog.index:
-            firsts.setdefault(one.slot, one)
-    return firsts.get(pin.slot) is pin
 
 
 def _relevance(bundle: Bundle, order: list[int], shown: list[int], product: int, trade_off: float) -> float:

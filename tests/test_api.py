@@ -167,6 +167,18 @@ INVALID: list[tuple[dict[str, Any], str, str]] = [
     ({"filters": {"attributes": {"brand": []}}}, "filters.attributes.brand", "a list of 1 to 100 of them"),
     ({"filters": {"attributes": {"brand": ["Alto", {}]}}}, "filters.attributes.brand[1]", "found {}"),
     ({"filters": {"attributes": {"colour": "red"}}}, "filters.attributes.colour", "brand, eco, stars"),
+    (
+        {"filters": {"attributes": {"eco": "yes"}}},
+        "filters.attributes.eco",
+        'true or false for eco in filters, found "yes"',
+    ),
+    ({"filters": {"attributes": {"brand": "Alto", "eco": 1}}}, "filters.attributes.eco", "true or false"),
+    (
+        {"filters": {"attributes": {"stars": [5, "4"]}}},
+        "filters.attributes.stars",
+        'expected a number for stars in filters, found "4"',
+    ),
+    ({"filters": {"attributes": {"stars": True}}}, "filters.attributes.stars", "found true"),
     ({"purchased": "never"}, "purchased", "'exclude', 'allow' or 'due'"),
     ({"variant": "b"}, "variant", 'expected a configured variant (there are: none), found "b"'),
 ]
@@ -519,7 +531,9 @@ def test_the_answer_has_the_fields_of_the_contract(api: Api) -> None:
     assert response.status_code == 200
     told = response.json()
     RecommendResponse.model_validate(told, strict=True, extra="forbid")
-    assert list(told) == [name for name in RecommendResponse.model_fields if name != "degraded"]
+    assert list(told) == [
+        name for name in RecommendResponse.model_fields if name not in ("degraded", "unmatched")
+    ]
     assert told["request_id"] == response.headers["x-request-id"]
     assert told["customer_id"] == "c01"
     assert told["bundle"] == "nextbest:202603010000-000000000000"
@@ -541,6 +555,20 @@ def test_http_answers_what_the_recommender_answers(api: Api) -> None:
     told = api.ask(body=body).json()["recommendations"]
     assert [item["product_id"] for item in told] == expected.product_ids
     assert [item["score"] for item in told] == pytest.approx([item.score for item in expected.items])
+
+
+@pytest.mark.parametrize("path", ["recommend", "similar"])
+def test_values_in_filters_that_no_product_has_are_told(api: Api, path: str) -> None:
+    filters = {"category": ["tea", "Tea"], "attributes": {"brand": "alto", "stars": [5, 5.5], "eco": True}}
+    body = {"product_ids": ["p001"]} if path == "similar" else {"customer_id": "c01"}
+    told = api.ask(f"/v1/{path}", body={**body, "filters": filters}).json()
+    assert told["recommendations"] == []
+    assert told["unmatched"] == [
+        {"field": "filters.category", "value": "Tea"},
+        {"field": "filters.attributes.brand", "value": "alto"},
+        {"field": "filters.attributes.stars", "value": 5.5},
+    ]
+    assert "unmatched" not in api.ask(f"/v1/{path}", body={**body, "filters": {"category": "tea"}}).json()
 
 
 def test_an_unknown_customer_and_a_session_are_answered(api: Api) -> None:

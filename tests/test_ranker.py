@@ -170,6 +170,29 @@ def test_whom_the_model_does_not_know_gets_the_sources_own_order_and_chances(
         assert told == pytest.approx([item.score for item in answer.items], rel=1e-5)
 
 
+def test_fewer_asked_for_are_the_first_of_more(data: TrainingSet, bundle: Bundle) -> None:
+    """Whatever is filtered, for known customers and strangers: n decides where a list ends and nothing else."""
+    recommender = Recommender(bundle, data.reader)
+    prices = np.sort(data.catalog.frame[s.PRICE].to_numpy(dtype=float))
+    categories = data.catalog.frame[s.CATEGORY].dropna().unique().tolist()
+    turns: list[dict[str, Any]] = [
+        {},
+        {"exclude": tuple(data.catalog.ids[::2])},
+        {"purchased": "allow", "filters": Filters(category=(categories[0],))},
+        *({"filters": Filters(price_max=float(prices[share]))} for share in (8, 20, 40, 70)),
+        {"context": tuple(data.catalog.ids[:2]), "filters": Filters(price_max=float(prices[30]))},
+    ]
+    for customer in [*data.customers.ids[:15], "nobody"]:
+        for turn in turns:
+            most, *fewer = (
+                recommender.recommend([Query(at=data.as_of, customer_id=customer, n=n, **turn)])[0].items
+                for n in (100, 1, 2, 10, 30, 60)
+            )
+            assert len({item.product_id for item in most}) == len(most)
+            for items in fewer:
+                assert items == most[: len(items)]
+
+
 def drawn_rarely(rows: Any, bought: Any, weight: Any, near: Any, *, customers: int) -> fit.Examples:
     """Return examples of as many keys a customer, of whom nothing is known but four numbers without a meaning."""
     each = len(rows) // customers

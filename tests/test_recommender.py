@@ -19,6 +19,7 @@ from serving.encoders.spec import CUSTOMERS
 from serving.errors import DataError, FeatureUnavailable
 from serving.features import CustomerState, FeatureReader, FrameReader
 from serving.index import ProductIndex
+from serving.reasons import Reason
 from serving.recommender import Query, Recommender
 from tests.builders import AS_OF, AT, make_bundle, state
 
@@ -192,13 +193,30 @@ def test_known_customer_without_history_is_looked_up() -> None:
     assert [item.product_id for item in items] == best
 
 
+def cosines_of(product: str, others: Sequence[str]) -> dict[str, float]:
+    assert BUNDLE.vectors is not None
+    units = BUNDLE.vectors / np.linalg.norm(BUNDLE.vectors, axis=1, keepdims=True)
+    return {other: float(units[IDS.index(product)] @ units[IDS.index(other)]) for other in others}
+
+
+def least_similar() -> float:
+    """Halfway from an average pair of products to the nearest pairs."""
+    pairs = np.array([c for a, one in enumerate(IDS) for c in cosines_of(one, IDS[a + 1 :]).values()])
+    return float(pairs.mean() + np.quantile(pairs, 0.999)) / 2
+
+
 def test_context_changes_a_strangers_answer_towards_it() -> None:
     plain = RECOMMENDER.answer(Query(at=AT, n=5), CustomerState())
     context = ("p001", "p002", "p003")
     near = RECOMMENDER.answer(Query(at=AT, n=5, context=context), CustomerState())
     assert near.product_ids != plain.product_ids
     assert {item.source for item in near.items} == {"model:toy"}
-    assert {item.reason.product_id for item in near.items} <= set(context)
+    for item in near.items:  # similar is said of what is near alone, of the nearest
+        cosines = cosines_of(item.product_id, context)
+        is_near = max(cosines.values()) >= least_similar()
+        nearest = max(cosines, key=cosines.__getitem__)
+        assert item.reason == (Reason("similar_to", nearest) if is_near else Reason("for_you"))
+    assert {item.reason.code for item in near.items} == {"similar_to", "for_you"}
     assert not set(near.product_ids) & set(context), "what is being looked at comes last"
 
 

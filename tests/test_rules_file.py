@@ -189,6 +189,10 @@ def test_an_empty_file_has_no_rules(path: Path) -> None:
         ),
         ("[due]\ndays = {teas = 3}", 'expected a category of the bundle in "due"'),
         (
+            "[[boost]]\nname = 'b'\nfactor = 2\nattributes = {eco = 'yes'}",
+            'expected true or false for eco in "b", found "yes"',
+        ),
+        (
             "[[boost]]\nname = 'b'\nfactor = 2\nattributes = {colour = 'red'}",
             "(there are: brand, eco, stars)",
         ),

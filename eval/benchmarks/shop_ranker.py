@@ -56,7 +56,7 @@ def with_ranker(bundle: Bundle, shop: Shop, states: list[CustomerState], *, seed
     pool, allowed = Pool(bundle, model, CANDIDATES), bundle.catalog.on_sale(shop.as_of)
     query = Query(at=shop.as_of, purchased="allow")
     subjects = [recommender.subject(query, state) for state in states[:_CUSTOMERS]]
-    found = [features.of(subject, pool.of(subject, allowed, 1)[0]) for subject in subjects]
+    found = [features.of(subject, pool.of(subject, allowed)[0]) for subject in subjects]
     rows = [one for one, _ in found]
     stacked = np.concatenate(rows)
     bought = generator.random(len(stacked)) < 1.0 / (1.0 + np.exp(3.0 - _pull(stacked)))

@@ -213,8 +213,13 @@ def _check(file: RulesFile, catalog: Catalog) -> None:
             for category in rule.category or ():
                 _known(category, categories, "a category of the bundle", rule.name)
         if isinstance(rule, Selected):
-            for name in rule.attributes:
+            for name, values in rule.attributes.items():
                 _known(name, catalog.attributes, "an attribute of the products", rule.name)
+                column = catalog.column(name)
+                if misfits := [value for value in values if not column.suits(value)]:
+                    raise ConfigError(
+                        f"expected {column.kind} for {name} in {shown(rule.name)}, found {shown(misfits[0])}"
+                    )
         if isinstance(rule, Eligibility) and rule.product is not None:
             _known(rule.product, [*catalog.attributes, s.PRICE], "an attribute of the products", rule.name)
             if rule.compare != "equal" and not isinstance(catalog.column(rule.product), Numbers):

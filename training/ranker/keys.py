@@ -125,7 +125,7 @@ def draw(
     states = recommender.states(queries)
     for (customer, weight), query, state in zip(drawn, queries, states, strict=True):
         subject = recommender.subject(query, state)
-        candidates, _ = pool.of(subject, allowed, 1)
+        candidates, _ = pool.of(subject, allowed)
         bought, shown = (of.get(customer, everything[:0]) for of in (outcome.bought, outcome.shown))
         bought, shown = bought[allowed[bought]], shown[allowed[shown]]
         keys = _keys(subject, bought, shown, candidates, everything, config, generator)

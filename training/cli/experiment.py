@@ -30,7 +30,7 @@ from feature_repo import schema as s
 from feature_repo.tables import Tables
 from serving.errors import ConfigError
 from serving.settings import Settings
-from training.cli.experiment_counterfactual import value
+from training.cli.experiment_counterfactual import rules_of, value
 from training.cli.experiment_data import (
     attributes_of,
     exposures_of,
@@ -141,7 +141,7 @@ def experiment_command(
         list[Path] | None,
         typer.Option(
             metavar="FILE",
-            help="With --counterfactual: the rules that were shown by; repeatable; default: rules.toml of the home.",
+            help="With --counterfactual: the rules that were shown by; repeatable; default: all of the home.",
         ),
     ] = None,
     clip: Annotated[
@@ -174,7 +174,7 @@ def experiment_command(
                 directory,
                 name,
                 chosen,
-                rules=rules or [settings.rules],
+                rules=rules or rules_of(settings),
                 window_days=window,
                 immature=immature,
                 as_of=as_of,

@@ -10,6 +10,7 @@ from eval.experiment.counterfactual import AskedCounterfactual, value_slots
 from eval.experiment.counterfactual_results import CounterfactualReading
 from feature_repo import store as feature_store
 from feature_repo.tables import Tables
+from serving.experiments_file import Experiments
 from serving.rules.config import read as read_rules
 from serving.settings import Settings
 from training.cli.experiment_data import exposures_of, interactions_of, known_until
@@ -17,6 +18,15 @@ from training.cli.progress import Progress
 from training.counterfactual import ALSO, LIVE, Recommenders, logged_slots, target_of
 from training.dataset import states_at
 from training.train import current_features, one_job
+
+
+def rules_of(settings: Settings) -> list[Path]:
+    """Return the files of rules of the home: that of everybody first, then those that variants name."""
+    named: set[str] = getattr(Experiments.read(settings.experiments), "rules", set())
+    own = [settings.experiments.parent / name for name in sorted(named)]
+    if own and not settings.rules.exists():
+        return own
+    return [settings.rules, *own]
 
 
 def value(

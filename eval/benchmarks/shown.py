@@ -9,6 +9,7 @@ expected clicks are a polynomial in ε, found place by place without drawing any
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 from scipy import optimize
@@ -16,6 +17,8 @@ from scipy import optimize
 from eval.world_time import BoolArray, FloatArray, IntArray
 from eval.world_visitors import Visitors
 from feature_repo.errors import ConfigError
+
+_NEAR: Final = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +131,8 @@ def left_to_chance(visitors: Visitors, control: Variant, loss: float) -> Variant
 def other_lists(visitors: Visitors, control: Variant, loss: float, *, rng: np.random.Generator) -> Variant:
     """Return other lists, each visitor's always the same: products drawn at random stand in the place of some.
 
-    So many that expected clicks are lower by the share ``loss``, as near as single products come to it; the ε is the
-    control's. Raises as ``left_to_chance``.
+    So many that expected clicks are lower by the share ``loss``; what single products do not come to is left to a
+    slightly larger ε than the control's. Raises as ``left_to_chance``.
     """
     menu, before = control.menu, control.clicks(visitors)
     every = np.arange(len(menu.usual))
@@ -147,7 +150,11 @@ def other_lists(visitors: Visitors, control: Variant, loss: float, *, rng: np.ra
     _check_loss(loss, most=loss - beyond(1.0))
     if loss == 0:
         return control
-    return Variant(lists(float(optimize.bisect(beyond, 0.0, 1.0, xtol=1e-9))), control.epsilon)
+    share = float(optimize.bisect(beyond, 0.0, 1.0, xtol=_NEAR))
+    if beyond(share) < 0:
+        share -= 2 * _NEAR  # on the other side of the last product
+    nearly = Variant(lists(share), control.epsilon)
+    return left_to_chance(visitors, nearly, 1 - (1 - loss) * before / nearly.clicks(visitors))
 
 
 def _check_loss(loss: float, *, most: float) -> None:

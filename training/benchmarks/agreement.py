@@ -116,7 +116,9 @@ def live_agreement(
         "visits": {name: played.to_json() for name, played in logged.played.items()},
         "ab": _split(logged, end),
         "interleaving": _mixed(logged, end),
-        "doubly_robust": _valued(logged, Stage(visitors, control, treatment)),
+        "doubly_robust": valued_by_log(
+            logged.exposures, logged.interactions, Stage(visitors, control, treatment), name=SPLIT
+        ),
     }
 
 
@@ -237,17 +239,33 @@ def _mixed(logged: Logged, now: pd.Timestamp) -> dict[str, Any]:
     }
 
 
-def _valued(logged: Logged, stage: Stage) -> dict[str, Any]:
-    """Value the treatment by the control's log of the split: the first visit of each customer."""
-    rows = logged.exposures
-    rows = rows[(rows["experiment"] == SPLIT) & (rows["variant"] == "control")]
+def valued_by_log(
+    exposures: pd.DataFrame, interactions: pd.DataFrame, stage: Stage, *, name: str
+) -> dict[str, Any]:
+    """Value the treatment by the log of the control, the first visit of each customer, in clicks of such a visit.
+
+    Parameters
+    ----------
+    exposures, interactions
+        As ``nextbest events export`` writes them.
+    stage
+        The control is what the exposures of the variant ``control`` were answered by, as of before they began.
+    name
+        The experiment.
+
+    Raises
+    ------
+    NextbestError
+        A propensity was logged that is not that of the rules.
+    """
+    rows = exposures[(exposures["experiment"] == name) & (exposures["variant"] == "control")]
     first = rows.sort_values(s.AT).drop_duplicates(s.CUSTOMER_ID)[s.REQUEST_ID]
     rows = rows[rows[s.REQUEST_ID].isin(first)].sort_values([s.REQUEST_ID, "position"])
     known = {customer: row for row, customer in enumerate(stage.visitors.ids)}
     n, menu = stage.control.menu.n, stage.control.menu
     shown = np.array([stage.visitors.index[one] for one in rows[s.PRODUCT_ID]]).reshape(-1, n)
     visitor = np.array([known[one] for one in rows[s.CUSTOMER_ID]]).reshape(-1, n)[:, 0]
-    clicked = logged.interactions[logged.interactions[s.KIND] == s.CLICK]
+    clicked = interactions[interactions[s.KIND] == s.CLICK]
     keys = pd.MultiIndex.from_frame(rows[[s.REQUEST_ID, s.PRODUCT_ID]])
     clicks = keys.isin(pd.MultiIndex.from_frame(clicked[[s.REQUEST_ID, s.PRODUCT_ID]]))
     usual, epsilon = shown == menu.usual[visitor], stage.control.epsilon

@@ -17,11 +17,9 @@ import numpy as np
 from eval.benchmarks.shown import Menu
 from eval.world import Truth, WorldConfig, simulate
 from eval.world_visitors import Visitors
-from feature_repo.store import open_store
 from serving.bundle import load
 from serving.errors import ConfigError
 from serving.live import Live
-from serving.online import OnlineReader
 from serving.query import Query
 from serving.recommender import Recommender
 from serving.settings import Settings
@@ -91,6 +89,9 @@ def live_recommender(settings: Settings) -> Recommender:
     ConfigError
         Nothing is live.
     """
+    from feature_repo.store import open_store  # Feast takes seconds to import
+    from serving.online import OnlineReader
+
     version = Live.read(settings.live).version(settings.slot)
     if version is None:
         raise ConfigError(

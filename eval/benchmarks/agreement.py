@@ -73,6 +73,20 @@ class Stage:
     control: Variant
     treatment: Variant
 
+    @property
+    def gap(self) -> float:
+        """The true difference in clicks of a customer who comes, treatment less control, over all their visits."""
+        return self.treatment.clicks(self.visitors) - self.control.clicks(self.visitors)
+
+    @property
+    def gap_of_first_visits(self) -> float:
+        """The true difference in clicks of the first visit of a customer who comes."""
+        comes = -np.expm1(-self.visitors.expected)
+        clicks = [
+            one.menu.expected_clicks(self.visitors, one.epsilon) for one in (self.treatment, self.control)
+        ]
+        return float(((clicks[0] - clicks[1]) * comes).sum() / comes.sum())
+
     def run(self, method: Method, customers: int, rng: np.random.Generator) -> Found:
         """Let so many customers come, drawn with replacement in proportion to their chance to, and read the outcome."""
         crowd = _Crowd.drawn(self.visitors, customers, rng=rng)
@@ -330,8 +344,7 @@ def agreement(
 
 
 def _pair(stage: Stage, first: int, runs: int, *, seed: list[int], progress: Progress) -> dict[str, Any]:
-    before = stage.control.clicks(stage.visitors)
-    gap = stage.treatment.clicks(stage.visitors) - before
+    gap = stage.gap
     methods = {}
     for number, method in enumerate(METHODS):
         begun = stage.run(method, first, np.random.default_rng([*seed, number, 0]))
@@ -361,7 +374,7 @@ def _pair(stage: Stage, first: int, runs: int, *, seed: list[int], progress: Pro
     return {
         "truth": {
             "difference": gap,
-            "relative": gap / before,
+            "relative": gap / stage.control.clicks(stage.visitors),
             "epsilon_treatment": stage.treatment.epsilon,
             "places_replaced": float((stage.treatment.menu.usual != stage.control.menu.usual).mean()),
         },

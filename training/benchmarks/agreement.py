@@ -50,9 +50,10 @@ _VARIANT: Final = '[[experiments.variants]]\nname = "{name}"\nrules = "{name}.to
 
 @dataclass(frozen=True)
 class Logged:
-    """What the experiments left: what visitors did, what was shown, and what was done with it."""
+    """What the experiments left: what visitors did until when, what was shown, and what was done with it."""
 
     played: dict[str, Played]
+    ends: dict[str, pd.Timestamp]
     exposures: pd.DataFrame
     interactions: pd.DataFrame
 
@@ -102,23 +103,20 @@ def live_agreement(
     menu = menu_of(live_recommender(shop.settings), visitors, n=n, at=clock())
     control = Variant(menu, epsilon)
     treatment = left_to_chance(visitors, control, loss)
-    before = control.clicks(visitors)
-    gap = treatment.clicks(visitors) - before
+    stage = Stage(visitors, control, treatment)
     _write_files(shop.settings, {"control": control, "treatment": treatment}, n)
     logged = _played(shop.settings, visitors, visits, workers, n, seed, clock, progress)
-    end = pd.Timestamp(clock())
     return {
         "visitors": len(visitors.ids),
         "workers": workers,
         "epsilon_control": epsilon,
         "epsilon_treatment": treatment.epsilon,
-        "truth_relative": gap / before,
+        "truth_relative": stage.gap / control.clicks(visitors),
         "visits": {name: played.to_json() for name, played in logged.played.items()},
-        "ab": _split(logged, end),
-        "interleaving": _mixed(logged, end),
-        "doubly_robust": valued_by_log(
-            logged.exposures, logged.interactions, Stage(visitors, control, treatment), name=SPLIT
-        ),
+        # before what was clicked on the other surface
+        "ab": {"truth": stage.gap, **_split(logged, logged.ends[SPLIT])},
+        "interleaving": _mixed(logged, logged.ends[MIXED]),
+        "doubly_robust": valued_by_log(logged.exposures, logged.interactions, stage, name=SPLIT),
     }
 
 
@@ -150,7 +148,7 @@ def _played(
     clock: Callable[[], datetime],
     progress: Progress,
 ) -> Logged:
-    played = {}
+    played, ends = {}, {}
     with running(settings, workers=workers) as service:
         for number, surface in enumerate((SPLIT, MIXED)):
             shops = [HttpShop(service.url) for _ in range(_LANES)]
@@ -165,6 +163,7 @@ def _played(
                 surface=surface,
                 progress=_named(progress, surface),
             )
+            ends[surface] = pd.Timestamp(clock())
             for shop in shops:
                 shop.close()
     with TemporaryDirectory(prefix="nextbest-read-") as directory:
@@ -174,6 +173,7 @@ def _played(
         log.close()
         logged = Logged(
             played,
+            ends,
             pd.read_parquet(Path(directory, "exposures.parquet")),
             pd.read_parquet(Path(directory, f"{s.INTERACTIONS}.parquet")),
         )
@@ -283,6 +283,7 @@ def valued_by_log(
     mean, error = float(differences.mean()), float(differences.std(ddof=1) / len(differences) ** 0.5)
     reach = float(stats.norm.isf(0.025)) * error
     return {
+        "truth": stage.gap_of_first_visits,
         "customers": len(differences),
         "difference": mean,
         "low": mean - reach,

@@ -235,7 +235,7 @@ class _Call:
         """Let the gate judge again where another recipe has gone live since it did."""
         gate, now = self.run.gate, live_recipe(self._settings)
         if gate is not None and gate.champion != _told(now):
-            self.run = self.run.without(GATE, REFIT, gate=None, bundle=None)
+            self.run = self.run.without(GATE, REFIT, gate=None, bundle=None, unranked=None)
 
     def _features(self, tables: Tables) -> FeatureSet:
         """Return the features of the tables; found current they are not built again."""
@@ -261,7 +261,7 @@ class _Call:
 
     def _refitted(self, tables: Tables, features: FeatureSet) -> dict[str, Any]:
         assert self.run.gate is not None
-        made = self._made() or refit(
+        made, unranked = self._made() or refit(
             self._settings,
             tables,
             Recipe.model_validate(self.run.gate.winner),
@@ -270,10 +270,10 @@ class _Call:
             now=self.run.begun,
             metrics=self.run.gate.metrics,
         )
-        return {"bundle": f"{NAME}:{made}"}
+        return {"bundle": f"{NAME}:{made}", "unranked": unranked}
 
-    def _made(self) -> str | None:
-        """Return the version of this run's bundle that a killed call stored and could not tell of."""
+    def _made(self) -> tuple[str, str | None] | None:
+        """Return what ``refit`` would, of this run's bundle that a killed call stored and could not tell of."""
         assert self.run.gate is not None
         bundles = self._settings.bundles
         for root in sorted(bundles.glob(f"{self.run.begun:%Y%m%d%H%M}-*")):
@@ -283,7 +283,7 @@ class _Call:
                 if (manifest.created_at, metrics) != (self.run.begun, self.run.gate.metrics):
                     continue
                 golden.replay(Recommender(load(bundles, root.name), FrameReader({})))
-                return root.name
+                return root.name, manifest.policy.unranked
             except (BundleError, OSError, ValueError):
                 continue
         return None
@@ -304,7 +304,10 @@ class _Call:
 
     def _told_published(self) -> Run:
         assert self.run.gate is not None
-        return self.put(outcome=PUBLISHED, said=f"published {self.run.bundle}: {self.run.gate.reason}")
+        lacking = "" if self.run.unranked is None else f"; it has no ranker: {self.run.unranked}"
+        return self.put(
+            outcome=PUBLISHED, said=f"published {self.run.bundle}: {self.run.gate.reason}{lacking}"
+        )
 
 
 def _told(recipe: Recipe | None) -> dict[str, Any] | None:

@@ -59,7 +59,8 @@ class Run(_Strict):
 
     ``calls`` are the instants at which somebody began to work on it, the first of which is its own: what was logged
     later belongs to the next run. ``seconds`` holds the finished steps in order, each with the time that the call which
-    finished it took. ``said`` is how it ended, in one sentence.
+    finished it took. ``unranked`` says why the bundle lacks the ranker of its recipe, ``said`` how it ended, in one
+    sentence.
     """
 
     schema_version: Literal[1] = 1
@@ -75,6 +76,7 @@ class Run(_Strict):
     features: dict[str, Any] | None = None
     gate: Gate | None = None
     bundle: str | None = None
+    unranked: str | None = None
     live_before: str | None = None
     outcome: Literal["unfinished", "published", "kept", "failed", "superseded"] = UNFINISHED
     said: str = ""

@@ -25,7 +25,7 @@ from feature_repo.build import FeatureSet
 from feature_repo.features import schema_hash
 from feature_repo.recent import to_micros
 from feature_repo.tables import Tables, find_file
-from feature_repo.validate import require_sound
+from feature_repo.validate import refuse_failed, validate
 from serving import golden, live
 from serving.bundle import NAME, load, sweep, verify
 from serving.errors import BundleError, DataError
@@ -41,6 +41,7 @@ from training.refresh_runs import (
     PUBLISHED,
     SUPERSEDED,
     UNFINISHED,
+    Checks,
     Data,
     Gate,
     Run,
@@ -215,9 +216,19 @@ class _Call:
             last=tables.span()[1],
         )
         last = self._runs.newest(PUBLISHED)
-        if last is None or last.data is None or last.data.hash != data.hash:
-            require_sound(self._directory, now=self._now)
-        return {"data": data}
+        if (
+            last is not None
+            and last.checks is not None
+            and last.data is not None
+            and last.data.hash == data.hash
+        ):
+            return {"data": data, "checks": last.checks}
+        found = validate(self._directory, now=self._now)
+        checks = Checks.of(found)
+        if found.failed:
+            self.put(checks=checks)
+        refuse_failed(found)
+        return {"data": data, "checks": checks}
 
     def _last_of_the_same(self) -> Run | None:
         """Return the last run that published, if this one could only do the same again."""

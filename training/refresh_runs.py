@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from feature_repo.validate import Validation
 from serving.bundle import NAME, remove
 from serving.errors import BundleError, ConfigError
 from serving.experiments_file import Experiments
@@ -43,6 +44,23 @@ class Data(_Strict):
     hashes: dict[str, str]
     hash: str
     last: datetime
+
+
+class Checks(_Strict):
+    """What validation of the tables found: how many checks passed, warned and failed, and the latter two in words."""
+
+    counts: dict[str, int]
+    told: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, validation: Validation) -> Checks:
+        """Keep what is not as it should be."""
+        told = [
+            f"{one.status} {one.table}: {one.check}, {one.count:,} of {one.total:,} rows; {one.message}"
+            for one in validation.findings
+            if one.status != "PASS"
+        ]
+        return cls(counts=validation.counts, told=tuple(told))
 
 
 class Gate(_Strict):
@@ -73,6 +91,7 @@ class Run(_Strict):
     seconds: dict[str, float] = Field(default_factory=dict)
     events: dict[str, int] | None = None
     data: Data | None = None
+    checks: Checks | None = None
     features: dict[str, Any] | None = None
     gate: Gate | None = None
     bundle: str | None = None

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eval.significance import Interval
 from feature_repo.quality_profile import ColumnProfile
@@ -79,14 +79,26 @@ class Setting(_Strict):
     confidence: float
 
 
+class Unranked(_Strict):
+    """An origin at which a recipe was fitted without its ranker, and why."""
+
+    at: datetime
+    why: str
+
+
 class RecipeInfo(_Strict):
-    """A recipe that was judged; ``chance_days``: its scores are chances of a purchase within so many days."""
+    """A recipe that was judged.
+
+    ``chance_days``: its scores are chances of a purchase within so many days; ``unranked``: where it was judged
+    without its ranker, so that it says nothing of what a ranker is worth.
+    """
 
     name: str
     model: str
     baseline: bool
     chance_days: int | None
     recipe: dict[str, Any]
+    unranked: list[Unranked] = Field(default_factory=list)
     fit_seconds: float
     judge_seconds: float
 

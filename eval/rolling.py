@@ -42,7 +42,7 @@ _HEAD, _TAIL = 0.2, 0.5  # the fifth that sold most, the half that sold least
 
 _LISTS, _ROWS, _FACTS = "lists.parquet", "candidates.parquet", "facts.json"
 #: Changes whenever the same data, recipe and origin would give other files.
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 @dataclass(frozen=True)
@@ -172,6 +172,7 @@ def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int,
     facts: dict[str, Any] = {
         "recipe": name,
         "chance_days": scored.chance_days,
+        "unranked": recommender.bundle.manifest.policy.unranked,
         "gains": card.gains.tolist(),
         "buyers": card.buyers,
         "calibration": None if card.calibration is None else card.calibration.tolist(),

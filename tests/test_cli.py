@@ -15,7 +15,9 @@ import pandas as pd
 import pytest
 
 from eval.results import Results
+from serving.bundle import load
 from serving.live import Live
+from serving.settings import Settings
 from tests.conftest import SMALL, Published, free_port
 from training.cli import main
 from training.cli.recommend import open_live
@@ -314,6 +316,25 @@ def test_one_customer_is_enough_to_publish(run: Run, tmp_path: Path) -> None:
     assert run("train", few(tmp_path / "few", rows)).code == 0
     assert run("recommend", "c1", "--purchased", "allow").code == 0
     assert "nothing on sale passes" in run("recommend", "c1").out
+
+
+def test_products_without_a_row_are_learnt_from_and_never_recommended(run: Run, tmp_path: Path) -> None:
+    customers = [f"c{n}" for n in range(6)]
+    rows = [
+        (c, f"p{(n + i) % 4}", day, "purchase") for i, c in enumerate(customers) for n, day in enumerate(DAYS)
+    ]
+    rows += [(c, "p9", DAYS[-1 - i], "purchase") for i, c in enumerate(customers)] * 3
+    tables = few(tmp_path / "few", rows)
+    (tables / "products.csv").write_text("product_id\np0\np1\np2\np3\n")
+    trained = run("train", tables)
+    assert trained.code == 0, trained.err
+    home = Settings.load()
+    bundle = load(home.bundles, str(Live.read(home.live).version(home.slot)))
+    assert bundle.catalog.ids[bundle.popular[0]] == "p9", "it is learnt from"
+    for customer in ("stranger", "c1"):
+        told = run("recommend", customer, "--purchased", "allow", "-n", 10, "--json")
+        shown = {item["product_id"] for item in json.loads(told.out)["recommendations"]}
+        assert shown == {"p0", "p1", "p2", "p3"}
 
 
 def test_rules_are_checked_tried_and_traced(run: Run, own_copy: Published, tmp_path: Path) -> None:

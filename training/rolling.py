@@ -23,7 +23,18 @@ from eval.evaluate import Window
 from eval.examples import examples
 from eval.pooled import RESAMPLES, AtOrigin, pool
 from eval.published import beside_published
-from eval.results import Data, Drift, Example, ListScore, OriginInfo, RecipeInfo, Results, Run, Setting
+from eval.results import (
+    Data,
+    Drift,
+    Example,
+    ListScore,
+    OriginInfo,
+    RecipeInfo,
+    Results,
+    Run,
+    Setting,
+    Unranked,
+)
 from eval.scorecard import TOP_SCORE
 from eval.slices import Facts, labels, told_labels
 from eval.split import Origin, rolling_origins
@@ -271,8 +282,13 @@ def _described(recipe: Recipe, runs: Sequence[AtOrigin]) -> RecipeInfo:
         name=recipe.name,
         model=recipe.model,
         baseline=recipe.model in BASELINES,
-        chance_days=facts[-1]["chance_days"],
+        chance_days=next((one["chance_days"] for one in reversed(facts) if one["unranked"] is None), None),
         recipe=recipe.model_dump(mode="json"),
+        unranked=[
+            Unranked(at=run.at, why=why)
+            for run, one in zip(runs, facts, strict=True)
+            if (why := one["unranked"]) is not None
+        ],
         fit_seconds=round(float(np.mean([one["fit_seconds"] for one in facts])), 3),
         judge_seconds=round(float(np.mean([one["judge_seconds"] for one in facts])), 3),
     )

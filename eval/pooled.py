@@ -110,6 +110,8 @@ def pool(
         Name of the recipe whose success others are told as a multiple of.
     seed, resamples, confidence
         Of the bootstrap.
+
+    A purchased policy under which fewer than two customers are judged is left out.
     """
     recipes = list(origins[0].judged)
     lists: list[ListScore] = []
@@ -117,7 +119,7 @@ def pool(
     success: list[Multiple] = []
     for policy in POLICIES:
         table = _table(origins, recipes, policy)
-        if table is None:
+        if table is None or len(np.unique(table.customer)) < 2:
             continue
         everybody = np.ones(len(table.values), dtype=np.bool_)
         means = table.means(everybody, resamples=resamples, seed=seed)
@@ -298,6 +300,7 @@ def _candidates(
             )
             auc, loss = plain.interval(0, confidence=confidence), weighted.interval(0, confidence=confidence)
             rate = float(weighted.observed[1])
+            has_bought = rate > 0
             yield CandidateScore(
                 recipe=recipe,
                 value=value,
@@ -305,8 +308,8 @@ def _candidates(
                 rows=len(part),
                 auc=None if auc is None else Estimate.of(auc),
                 logloss=None if loss is None else Estimate.of(loss),
-                logloss_constant=round(entropy(rate), 6),
-                base_rate=round(rate, 8),
+                logloss_constant=round(entropy(rate), 6) if has_bought else None,
+                base_rate=round(rate, 8) if has_bought else None,
             )
 
 
@@ -376,8 +379,8 @@ def _calibration(origins: Sequence[AtOrigin], recipe: str) -> Calibration | None
                 low=low,
                 high=high,
                 pairs=round(float(pairs), 1),
-                predicted=round(float(chance / pairs), 8) if pairs else 0.0,
-                bought=round(float(bought / pairs), 8) if pairs else 0.0,
+                predicted=round(float(chance / pairs), 8) if pairs else None,
+                bought=round(float(bought / pairs), 8) if pairs else None,
             )
             for low, high, (pairs, chance, bought) in zip(BIN_ENDS[:-1], BIN_ENDS[1:], bins, strict=True)
         ],

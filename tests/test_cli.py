@@ -86,6 +86,7 @@ def test_path_from_tables_to_an_answer(run: Run, world_tables: Path, tmp_path: P
     trained = run("train", world_tables, "--config", config)
     assert trained.code == 0
     assert "published nextbest:" in trained.out
+    assert "┃ customers ┃" in trained.out, "a mean of one customer does not read as a mean of many"
     first = Live.read(home / "live.json").version("default")
     listed = json.loads(run("models", "--json").out)
     assert [(row["live"], row["tag"], row["state"]) for row in listed] == [

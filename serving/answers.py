@@ -29,6 +29,8 @@ from serving.recommender import Query, Recommendations, Recommender
 from serving.served import Choice, Served
 from serving.shadows import Shadows
 from serving.stages import stage, watched
+from serving.trace import trace
+from serving.trace_api import TraceRequest
 from serving.validation import InvalidRequest, shown
 
 BATCH_CHUNK: Final = 50
@@ -71,9 +73,9 @@ class Answers:
         query, surface = asked.to_query(self._clock(), request_id), asked.context.surface
         choice = self._choice(asked, query, served)
         first = served.live if choice is None else choice.recommender
-        is_quick = first.features.is_quick
+        is_quick = first.features.is_quick if choice is None else choice.is_quick
         # a slow store is not even asked on the event loop
-        begun = choice.recommender.begin([query]) if choice is not None and is_quick else None
+        begun = choice.begin([query]) if choice is not None and is_quick else None
 
         def work() -> bytes:
             with watched() as seconds:
@@ -81,7 +83,7 @@ class Answers:
                     if choice is None:
                         chosen, answered = served.recommend([query], surface)[0]
                     else:
-                        chosen, answered = choice, choice.recommender.recommend([query], begun)[0]
+                        chosen, answered = choice, choice.recommend([query], begun)[0]
                 with stage("exposure"):
                     self._shown(query, answered, chosen, request_id, surface)
                 with stage("json"):
@@ -96,8 +98,8 @@ class Answers:
             await asyncio.sleep(0)
             return work() if is_quick else await self._in_thread(work)
         finally:
-            if begun is not None:
-                begun.drop()
+            for one in begun or ():
+                one.drop()
 
     def _choice(self, asked: RecommendRequest, query: Query, served: Served) -> Choice | None:
         """Return what answers a request; None where that depends on attributes that are still to be read."""
@@ -149,6 +151,20 @@ class Answers:
         await asyncio.sleep(0)
         return work()
 
+    async def trace(self, asked: TraceRequest, served: Served, request_id: str) -> bytes:
+        """Answer ``/v1/trace``; nothing is recorded as shown."""
+        query = asked.to_query(self._clock(), asked.request_id or request_id)
+
+        def work() -> bytes:
+            choice = self._choice(asked, query, served) or served.choices([query], query.surface)[0]
+            recommender = choice.recommender
+            with _filters_refused(recommender, query.filters):
+                told = trace(recommender, query, recommender.states([query])[0])
+            about = {"request_id": query.request_id, "experiment": choice.experiment}
+            return orjson.dumps({**about, "variant": choice.variant, "trace": told.to_json()})
+
+        return await self._in_thread(work)
+
     def _shown(
         self,
         query: Query,
@@ -173,8 +189,9 @@ class Answers:
                 experiment=choice.experiment,
                 variant=choice.variant,
                 bundle=choice.recommender.bundle.tag,
+                rules=choice.recommender.digest,
                 items=tuple(
-                    Shown(item.product_id, item.score, item.source, item.propensity)
+                    Shown(item.product_id, item.score, item.source, item.propensity, item.team)
                     for item in answered.items
                 ),
                 forced=choice.forced,
@@ -199,6 +216,7 @@ def _told(
         request_id=request_id,
         customer_id=customer_id,
         bundle=choice.recommender.bundle.tag,
+        rules=choice.recommender.digest,
         experiment=choice.experiment,
         variant=choice.variant,
         unmatched=catalog.unmatched(filters) if filters else (),

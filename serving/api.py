@@ -393,12 +393,15 @@ class RecommendResponse(BaseModel):
     ``unmatched`` is there only where a category or attribute value in the filters is one that no product has.
     ``degraded`` is there, and true, only where what the online store has of the customer could not be read: what they
     did since the bundle was made is not known to this answer. Customers of the holdout, who see segment and popular
-    only, have the experiment ``holdout`` and the variant ``fallback``.
+    only, have the experiment ``holdout`` and the variant ``fallback``. ``rules`` is the hash of the rules that the
+    answer was made under, as ``nextbest rules check`` tells it; null without rules. An answer that mixes the lists of
+    two variants has the variant ``interleaved``, and the bundle and the rules of the first.
     """
 
     request_id: str
     customer_id: str | None
     bundle: str
+    rules: str | None
     experiment: str | None
     variant: str | None
     ignored: list[str]
@@ -427,6 +430,7 @@ def answer(
     request_id: str,
     customer_id: str | None,
     bundle: str,
+    rules: str | None = None,
     experiment: str | None = None,
     variant: str | None = None,
     unmatched: Sequence[tuple[str, Scalar]] = (),
@@ -436,6 +440,7 @@ def answer(
         "request_id": request_id,
         "customer_id": customer_id,
         "bundle": bundle,
+        "rules": rules,
         "experiment": experiment,
         "variant": variant,
         "ignored": list(answered.ignored),

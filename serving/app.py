@@ -174,6 +174,8 @@ class Application:
         endpoint, handler = self._route(scope)
         if endpoint is None or handler is None:
             return self._document
+        if endpoint.is_local and not _is_loopback((scope.get("client") or ("", 0))[0]):
+            raise Refused(403, f"expected a request to {endpoint.path} from this machine, found another")
         self._check_head(given)
         served = self._current()
         if served is None and endpoint.needs_bundle:

@@ -1,9 +1,11 @@
-"""Keeps what a worker serves current with ``live.json`` and ``experiments.toml``, without a restart.
+"""Keeps what a worker serves current with ``live.json``, ``rules.toml`` and ``experiments.toml``, without a restart.
 
-Each worker looks at the two files, verifies, loads and replays new bundles beside the old ones, and swaps one reference
-to all of it (``serving.served``). Each file is taken up by itself, so that a broken one of experiments cannot hold up a
-rollback: what of a file cannot be taken up is told once, and what it said before goes on holding. A worker that starts
-while ``experiments.toml`` is broken serves everybody what is live until the file is corrected.
+Each worker looks at the files, verifies, loads and replays new bundles beside the old ones, binds rules to them, and
+swaps one reference to all of it (``serving.served``). Each file is taken up by itself, so that a broken one of
+experiments cannot hold up a rollback: what of a file cannot be taken up is told once, and what it said before goes on
+holding. A worker that starts while ``experiments.toml`` is broken serves everybody what is live until the file is
+corrected. Rules say what may be shown at all, so nothing is ever served without them: a worker that starts while
+``rules.toml`` is broken is not ready, and a bundle that they do not fit is not taken up.
 """
 
 from __future__ import annotations
@@ -12,17 +14,21 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
+from typing import Final
 
-from serving.errors import BundleError, ConfigError, NextbestError
-from serving.experiments_file import Experiments
-from serving.features import FeatureReader
-from serving.live import Live
-from serving.recommender import Recommender
+from serving.errors import BundleError, ConfigError
+from serving.making import Attributes, Bind, Load, Maker, bound, told
 from serving.served import Served
+from serving.told import Files, Plan, State
 
 log = logging.getLogger("nextbest")
+
+#: The parts of a state, in the order in which one is taken up rather than another.
+_PARTS: Final = range(3)
+_PLAN: Final = 2
 
 
 class Follower:
@@ -32,56 +38,57 @@ class Follower:
     ----------
     live, slot
         ``live.json``, and the slot to follow.
-    load
-        Makes a verified, replayed recommender of a version; raises ``NextbestError`` when it cannot.
+    load, bind, attributes
+        Make recommenders; see ``serving.making.Maker``.
     poll_seconds
         How often the files are looked at.
-    experiments
-        ``experiments.toml``; None: there are none.
-    attributes
-        Makes the reader of these attributes of customers; raises ``NextbestError`` when it cannot.
+    rules, experiments
+        ``rules.toml`` and ``experiments.toml``; None: there are none.
     patience_seconds
         How long what was refused is left alone before it is tried again.
     taken
         Told what is served from now on.
-    experiments_up
-        Told at each look whether the experiments are served as the file has them.
+    rules_up, experiments_up
+        Told at each look whether the rules, or the experiments, are served as their files have them.
     """
 
     def __init__(
         self,
         live: Path,
         slot: str,
-        load: Callable[[str], Recommender],
+        load: Load,
         *,
         poll_seconds: float,
+        rules: Path | None = None,
         experiments: Path | None = None,
-        attributes: Callable[[Collection[str], Recommender], FeatureReader] = lambda names, live: (
-            live.features
-        ),
+        bind: Bind = bound,
+        attributes: Attributes = lambda names, live: live.features,
         patience_seconds: float = 5.0,
         monotonic: Callable[[], float] = time.monotonic,
         taken: Callable[[Served], None] = lambda served: None,
+        rules_up: Callable[[bool], None] = lambda is_up: None,
         experiments_up: Callable[[bool], None] = lambda is_up: None,
     ) -> None:
-        self._live_file = live
-        self._slot = slot
-        self._load = load
+        self._files = Files(live, slot, rules=rules, experiments=experiments)
+        self._maker = Maker(load, bind, attributes)
         self._poll_seconds = poll_seconds
-        self._experiments_file = experiments
-        self._attributes = attributes
         self._taken = taken
-        self._experiments_up = experiments_up
+        self._up = {1: rules_up, 2: experiments_up}
         self._stop = threading.Event()
-        self._live = _Trouble(patience_seconds, monotonic)
-        self._experiments = _Trouble(patience_seconds, monotonic)
+        self._troubles = [_Trouble() for _ in _PARTS]
+        self._about = (live, rules, experiments)
+        self._patience_seconds = patience_seconds
+        self._monotonic = monotonic
+        self._refused: tuple[tuple[object, ...], float] | None = None
+        self._state: State | None = None
+        self._collected = 0
         self.current: Served | None = None
         self._thread = threading.Thread(target=self._follow, name="live", daemon=True)
 
     @property
     def problem(self) -> str:
         """Why what the files say is not served, empty when it is."""
-        return " · ".join(part.problem for part in (self._live, self._experiments) if part.problem)
+        return " · ".join(part.problem for part in self._troubles if part.problem)
 
     def start(self) -> None:
         """Load what is live now and begin to follow."""
@@ -94,72 +101,91 @@ class Follower:
 
     def look(self) -> None:
         """Look once; what cannot be taken up is told once, and what serves now goes on serving."""
-        told = self._told_experiments()
-        live = self._told_live()
-        if live is not None:
-            self._serve(live, told)
-        self._experiments_up(not self._experiments.problem)
+        said = [
+            self._said(part, read)
+            for part, read in enumerate((self._files.version, self._files.rules, self._files.plan))
+        ]
+        if not self._is_refused(tuple(said)):
+            self._take(said)
+        for part, up in self._up.items():
+            up(not self._troubles[part].problem)
 
-    def _serve(self, live: Recommender, told: Experiments | None) -> None:
-        held = self.current
-        before = Experiments() if held is None else held.experiments
-        served = held
-        if held is None or held.live is not live or (told is not None and told.digest != before.digest):
-            served = None if told is None else self._made(live, told)
-            if served is None and (held is None or held.live is not live):
-                served = self._made(live, before)
-        if served is not None and served is not held:
-            self.current = served
+    def _said(self, part: int, read: Callable[[], object]) -> object:
+        """Return what a file says; None, told, where that cannot be read."""
+        try:
+            return read()
+        except Exception as error:  # the thread must outlive whatever a damaged file raises
+            self._troubles[part].told(told(error))
+            return None
+
+    def _is_refused(self, said: tuple[object, ...]) -> bool:
+        return self._refused is not None and self._refused[0] == said and self._monotonic() < self._refused[1]
+
+    def _take(self, said: list[object]) -> None:
+        """Serve as much as can be of what the files say: the version first, then the rules, then the experiments."""
+        errors: dict[State, Exception] = {}
+        found: State | None = None
+        for state in self._states(said):
+            try:
+                served = self.current if state == self._state else self._maker.made(state)
+            except Exception as error:  # the thread must outlive whatever a damaged bundle raises
+                errors[state] = error
+                continue
+            found = state
+            if served is not None and served is not self.current:
+                self._serve(served, state)
+            break
+        blamed = [self._blame(part, said[part], found, errors) for part in _PARTS]
+        causes = [error for error in blamed if error is not None]
+        is_settled = bool(causes) and all(isinstance(error, BundleError | ConfigError) for error in causes)
+        self._refused = (tuple(said), self._monotonic() + self._patience_seconds) if is_settled else None
+        self._maker.forget(*[state for state in (self._state, *list(errors)[:1]) if state is not None])
+
+    def _states(self, said: list[object]) -> Iterator[State]:
+        """Yield what could be served, the most of what the files say first."""
+        held = self._state or (None, None, Plan())
+        for parts in product(
+            *([new, old] if new != old else [old] for new, old in zip(said, held, strict=True))
+        ):
+            if None not in parts:
+                yield State(*parts)  # type: ignore[arg-type]
+
+    def _blame(
+        self, part: int, said: object, found: State | None, errors: dict[State, Exception]
+    ) -> Exception | None:
+        """Tell what keeps a part from being taken up, and return it; None where nothing but its file does."""
+        trouble = self._troubles[part]
+        if said is None:
+            return None
+        if found is not None and found[part] == said:
+            trouble.over()
+            return None
+        if found is None:  # nothing is served, neither without what is live nor without rules
+            last = next(reversed(errors), None)
+            at = None if last is None else 0 if self._maker.has_failed(last.version) else 1
+            error = errors[last] if last is not None and part == at else None
+            if error is None:
+                trouble.over()
+        else:
+            asked = State(*[said if place == part else found[place] for place in _PARTS])  # type: ignore[arg-type]
+            error = errors.get(asked)
+        if error is not None:
+            trouble.told(f"{self._about[part]}: {told(error)}" if part == _PLAN else told(error))
+        return error
+
+    def _serve(self, served: Served, state: State) -> None:
+        loaded = self._maker.loaded
+        self.current, self._state = served, state
+        if loaded != self._collected:
             _spare_the_collector()
-            self._taken(served)
-            log.info("serving %s with experiments %s", live.bundle.tag, served.experiments.digest)
-        if told is not None and self.current is not None and self.current.experiments.digest == told.digest:
-            self._experiments.over()
-
-    def _told_live(self) -> Recommender | None:
-        """Return the recommender of what is live, or of what was live as long as that cannot be taken up."""
-        held = None if self.current is None else self.current.live
-        version: str | None = None
-        try:
-            live = Live.read(self._live_file)
-            version = live.version(self._slot)
-            if version is None:
-                raise ConfigError(live.missing(self._slot))
-            if self._live.is_refused(version):
-                return held
-            found = self._recommender(version)
-            self._live.over()
-            return found
-        except Exception as error:  # the thread must outlive whatever a damaged bundle raises
-            self._live.told(error, version)
-            return held
-
-    def _told_experiments(self) -> Experiments | None:
-        """Return what the file says; None as long as that cannot be taken up."""
-        if self._experiments_file is None:
-            return Experiments()
-        try:
-            told = Experiments.read(self._experiments_file)
-        except Exception as error:
-            self._experiments.told(error)
-            return None
-        return None if self._experiments.is_refused(told.digest) else told
-
-    def _made(self, live: Recommender, experiments: Experiments) -> Served | None:
-        """Return what is to be served, with all bundles that are named; None, told, where one cannot be."""
-        try:
-            found = {live.bundle.version: live}
-            for version in sorted(experiments.versions - found.keys()):
-                found[version] = self._recommender(version)
-            asked = experiments.attributes
-            return Served(live, experiments, found, self._attributes(asked, live) if asked else None)
-        except Exception as error:
-            self._experiments.told(error, experiments.digest, about=self._experiments_file)
-            return None
-
-    def _recommender(self, version: str) -> Recommender:
-        held = None if self.current is None else self.current.recommenders.get(version)
-        return self._load(version) if held is None else held
+            self._collected = loaded
+        self._taken(served)
+        log.info(
+            "serving %s with rules %s and experiments %s",
+            served.live.bundle.tag,
+            state.rules.digest,
+            state.plan.digest,
+        )
 
     def _follow(self) -> None:
         while not self._stop.wait(self._poll_seconds):
@@ -167,30 +193,17 @@ class Follower:
 
 
 class _Trouble:
-    """What keeps one file from being taken up: told once, and left alone for a while if it will not pass by itself."""
+    """What keeps one file from being taken up: told once."""
 
-    def __init__(self, patience_seconds: float, monotonic: Callable[[], float]) -> None:
-        self._patience_seconds = patience_seconds
-        self._monotonic = monotonic
-        self._refused: tuple[str, float] | None = None
-        self.problem = ""
+    problem = ""
 
-    def is_refused(self, what: str) -> bool:
-        if self._refused is None or self._refused[0] != what:
-            return False
-        return self._monotonic() < self._refused[1]
-
-    def told(self, error: Exception, what: str | None = None, *, about: Path | None = None) -> None:
-        if what is not None and isinstance(error, BundleError | ConfigError):
-            self._refused = (what, self._monotonic() + self._patience_seconds)
-        problem = str(error) if isinstance(error, NextbestError) else f"{type(error).__name__}: {error}"
-        problem = problem if about is None else f"{about}: {problem}"
+    def told(self, problem: str) -> None:
         if problem != self.problem:
             log.error("not taken up: %s", problem)
         self.problem = problem
 
     def over(self) -> None:
-        self._refused, self.problem = None, ""
+        self.problem = ""
 
 
 def _spare_the_collector() -> None:

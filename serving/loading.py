@@ -25,6 +25,7 @@ from serving.metrics import Metrics
 from serving.online import OnlineReader
 from serving.overlay import Overlay, since_of
 from serving.recommender import Recommender
+from serving.rules import Rules
 from serving.settings import Settings
 
 log = logging.getLogger("nextbest")
@@ -148,9 +149,7 @@ class Loader:
         # held while the store is not there, so that trying again costs no second verification
         if self._held is None or self._held.version != version:
             self._held = load(self._settings.bundles, version)
-        reader: FeatureReader = GuardedReader(self._reader(self._held), self._metrics)
-        if self._overlay is not None:
-            reader = self._overlay.reader(reader, since_of(self._held))
+        reader = self._reader(self._held)
         try:
             recommender = Recommender(self._held, reader)
             golden.replay(recommender)
@@ -183,17 +182,34 @@ class Loader:
         reader = GuardedReader(alone, self._metrics)
         return reader if self._overlay is None else self._overlay.reader(reader, since_of(live.bundle))
 
-    def _reader(self, bundle: Bundle) -> OnlineReader:
+    def under(self, recommender: Recommender, rules: Rules) -> Recommender:
+        """Return a recommender under rules, with a reader that reads what they ask for.
+
+        Raises
+        ------
+        ConfigError
+            The rules ask for an attribute that the shop's customers do not have.
+        FeatureUnavailable
+            There is no feature store, at least not yet.
+        """
+        rules.check_customers(recommender.features.attributes)
+        if not rules.reads:
+            return recommender.with_rules(rules)
+        return recommender.with_rules(rules, self._reader(recommender.bundle, rules.reads))
+
+    def _reader(self, bundle: Bundle, also: Collection[str] = ()) -> FeatureReader:
         with self._store_expected():
-            return OnlineReader(
+            reader = OnlineReader(
                 open_store(self._settings.store, offline=False),
                 service=bundle.manifest.feature_service,
                 schema_hash=bundle.manifest.feature_schema_hash,
                 defaults=bundle.manifest.feature_defaults,
                 timeout_ms=self._settings.feature_timeout_ms,
                 corrupt=lambda: self._metrics.degraded("corrupt"),
-                also=bundle.manifest.read,
+                also=(*bundle.manifest.read, *also),
             )
+        guarded = GuardedReader(reader, self._metrics)
+        return guarded if self._overlay is None else self._overlay.reader(guarded, since_of(bundle))
 
     @contextlib.contextmanager
     def _store_expected(self) -> Iterator[None]:

@@ -84,7 +84,6 @@ class Metrics:
             multiprocess_mode="livemin",
             registry=registry,
         )
-        self._is_log_up: bool | None = None
         self._bundle = Gauge(
             "nextbest_bundle_info",
             "Workers in which a bundle is live",
@@ -92,7 +91,6 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self._live: str | None = None
         self._variants = Counter(
             "nextbest_variant_answers", "Answers of variants", ["experiment", "variant"], registry=registry
         )
@@ -122,14 +120,27 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
-        self._digest: str | None = None
+        self._rules = Gauge(
+            "nextbest_rules_info",
+            "Workers that serve rules.toml, by the hash of what it says",
+            ["digest"],
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._told: dict[Gauge, str] = {}
         self._experiments_up = Gauge(
             "nextbest_experiments_up",
             "Whether experiments.toml is served as it is, by every worker",
             multiprocess_mode="livemin",
             registry=registry,
         )
-        self._is_experiments_up: bool | None = None
+        self._rules_up = Gauge(
+            "nextbest_rules_up",
+            "Whether rules.toml is served as it is, by every worker",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._is_up: dict[Gauge, bool] = {}
         for reason in get_args(DegradedReason):  # shown as 0 from the start, so that a change is seen
             self._degraded.labels(reason)
         for outcome in get_args(ExposureOutcome):
@@ -173,9 +184,7 @@ class Metrics:
 
     def log_is_up(self, is_up: bool) -> None:
         """Note whether the event log takes what it is told."""
-        if is_up is not self._is_log_up:
-            self._log_up.set(is_up)
-            self._is_log_up = is_up
+        self._set_up(self._log_up, is_up)
 
     def chosen(self, experiment: str, variant: str) -> None:
         """Count an answer of a variant."""
@@ -194,22 +203,26 @@ class Metrics:
         self._shadow_products.labels(experiment, variant, "yes").inc(shown)
         self._shadow_products.labels(experiment, variant, "no").inc(other)
 
-    def live(self, bundle: str, experiments: str) -> None:
-        """Note which bundle is live in this worker from now on, and the hash of the experiments."""
-        if self._live is not None:
-            self._bundle.labels(self._live).set(0)
-        self._bundle.labels(bundle).set(1)
-        self._live = bundle
-        if self._digest is not None:
-            self._experiments.labels(self._digest).set(0)
-        self._experiments.labels(experiments).set(1)
-        self._digest = experiments
+    def live(self, bundle: str, rules: str, experiments: str) -> None:
+        """Note which bundle is live in this worker from now on, and the hashes of the rules and the experiments."""
+        for gauge, now in ((self._bundle, bundle), (self._rules, rules), (self._experiments, experiments)):
+            if gauge in self._told:
+                gauge.labels(self._told[gauge]).set(0)
+            gauge.labels(now).set(1)
+            self._told[gauge] = now
+
+    def rules_up(self, is_up: bool) -> None:
+        """Note whether this worker serves the rules as the file has them."""
+        self._set_up(self._rules_up, is_up)
 
     def experiments_up(self, is_up: bool) -> None:
         """Note whether this worker serves the experiments as the file has them."""
-        if is_up is not self._is_experiments_up:
-            self._experiments_up.set(is_up)
-            self._is_experiments_up = is_up
+        self._set_up(self._experiments_up, is_up)
+
+    def _set_up(self, gauge: Gauge, is_up: bool) -> None:
+        if self._is_up.get(gauge) is not is_up:
+            gauge.set(is_up)
+            self._is_up[gauge] = is_up
 
 
 def forget_the_dead(directory: str | None) -> None:

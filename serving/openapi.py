@@ -26,6 +26,7 @@ from serving.api import (
     RecommendResponse,
     SimilarRequest,
 )
+from serving.trace_api import TraceRequest, TraceResponse
 
 DOCUMENT_PATH: Final = "/v1/openapi.json"
 
@@ -33,7 +34,10 @@ DOCUMENT_PATH: Final = "/v1/openapi.json"
 REFUSALS: Final[dict[int, tuple[str, str]]] = {
     400: ("invalid_json", "The body is not a JSON object in UTF-8 (NaN and Infinity are not JSON)."),
     401: ("unauthorized", "Keys are configured and the request brings none of them."),
-    403: ("forbidden", "No keys are configured and the request does not come from this machine."),
+    403: (
+        "forbidden",
+        "The request is not from this machine, and no keys are configured or the path is for this machine alone.",
+    ),
     405: ("method_not_allowed", "The path takes another method; see Allow."),
     408: ("request_timeout", "The body did not arrive in time."),
     413: ("too_large", "The body is larger than the limit."),
@@ -61,10 +65,39 @@ _ANSWER: Final = {
     "request_id": "5f2b6c0e9a7d4d0f8a4b1c2d3e4f5a6b",
     "customer_id": "17850",
     "bundle": "nextbest:202601311200-0123456789ab",
+    "rules": "5d41402abc4b",
     "experiment": None,
     "variant": None,
     "ignored": [],
     "recommendations": [_ITEM],
+}
+_TRACE: Final = {
+    "request_id": "5f2b6c0e9a7d4d0f8a4b1c2d3e4f5a6b",
+    "experiment": None,
+    "variant": None,
+    "trace": {
+        "customer_id": "17850",
+        "surface": "home",
+        "at": "2026-01-31T12:00:00+00:00",
+        "bundle": "nextbest:202601311200-0123456789ab",
+        "rules": "5d41402abc4b",
+        "hard": ["for adults"],
+        "soft": ["hearts first"],
+        "gave_way": [],
+        "products": [
+            {
+                "product_id": "85123A",
+                "name": "White hanging heart",
+                "candidate": 3,
+                "dropped_by": [],
+                "moves": [{"rule": "hearts first", "before": None, "after": 1}],
+                "rank": 1,
+                "score": 0.83,
+                "source": "model:als",
+                "propensity": 1.0,
+            }
+        ],
+    },
 }
 
 
@@ -72,7 +105,8 @@ _ANSWER: Final = {
 class Endpoint:
     """One path with one method: what it takes, what it gives, and an example of both.
 
-    What is told is taken whether or not a bundle is loaded (``needs_bundle``).
+    What is told is taken whether or not a bundle is loaded (``needs_bundle``). What tells of the inside is for this
+    machine alone (``is_local``).
     """
 
     path: str
@@ -85,6 +119,7 @@ class Endpoint:
     example: Mapping[str, Any] = field(default_factory=dict)
     answer: Mapping[str, Any] = field(default_factory=lambda: _ANSWER)
     needs_bundle: bool = True
+    is_local: bool = False
 
 
 ENDPOINTS: Final = (
@@ -117,6 +152,16 @@ ENDPOINTS: Final = (
         SimilarRequest,
         RecommendResponse,
         example={"product_ids": ["22423", "85123A"], "n": 5},
+    ),
+    Endpoint(
+        "/v1/trace",
+        "trace",
+        "How an answer comes about: candidates, what each rule did to them, propensities; for this machine alone",
+        TraceRequest,
+        TraceResponse,
+        example={"customer_id": "17850", "n": 1, "context": {"surface": "home"}},
+        answer=_TRACE,
+        is_local=True,
     ),
     Endpoint(
         "/v1/feedback",

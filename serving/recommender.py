@@ -110,12 +110,21 @@ class Recommender:
         self._cases = Cases(bundle, rules, is_ranked=self._ranked is not None)
         self._ordering = self._ordered(chain)
 
-    def with_rules(self, rules: Rules | None) -> Recommender:
-        """Return the same recommender under other rules, of the same bundle; nothing is loaded or copied."""
+    def with_rules(self, rules: Rules | None, features: FeatureReader | None = None) -> Recommender:
+        """Return the same recommender under other rules, of the same bundle; nothing is loaded or copied.
+
+        ``features`` reads what the rules ask for; None: the same reader does.
+        """
         other = copy.copy(self)
         other.rules = rules
+        other.features = self.features if features is None else features
         other._cases = self._cases.under(rules, is_ranked=self._ranked is not None)
         return other
+
+    @property
+    def digest(self) -> str | None:
+        """The hash of the rules; None without rules."""
+        return None if self.rules is None else self.rules.digest
 
     @property
     def model(self) -> Source | None:
@@ -123,10 +132,14 @@ class Recommender:
         return self._personal
 
     def fallback(self) -> Recommender:
-        """Return a recommender of the same bundle, sharing all it holds, that asks segment and popular alone."""
+        """Return a recommender of the same bundle, sharing all it holds, that asks segment and popular alone.
+
+        Hard rules hold for it too; soft ones, which would bring in other products, do not.
+        """
         found = copy.copy(self)
+        found.rules = None if self.rules is None else self.rules.hard_alone()
         found._personal = found._ranked = None
-        found._cases = self._cases.under(self.rules, is_ranked=False)
+        found._cases = self._cases.under(found.rules, is_ranked=False)
         found._ordering = found._ordered([Segment(self.bundle), self._popular])
         return found
 

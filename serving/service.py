@@ -1,4 +1,4 @@
-"""The BentoML service: one process that follows ``live.json`` and ``experiments.toml``, and answers ``/v1``.
+"""The BentoML service: one process that follows the files of its home, and answers ``/v1``.
 
 BentoML gives the process model, the probes and ``/metrics``; ``serving.app`` answers everything else. All
 heavy imports and all settings wait for the constructor, because BentoML's supervisor imports this module
@@ -92,6 +92,7 @@ class Nextbest:
 
         from serving.app import Application
         from serving.events.live import LiveEvents
+        from serving.experiments_file import NO_FILE
         from serving.follower import Follower
         from serving.loading import Loader
         from serving.metrics import Metrics, forget_the_dead
@@ -112,9 +113,14 @@ class Nextbest:
             settings.slot,
             load,
             poll_seconds=settings.live_poll_seconds,
+            rules=settings.rules,
             experiments=settings.experiments,
+            bind=load.under,
             attributes=load.attributes,
-            taken=lambda served: metrics.live(served.live.bundle.tag, served.experiments.digest),
+            taken=lambda served: metrics.live(
+                served.live.bundle.tag, served.live.digest or NO_FILE, served.experiments.digest
+            ),
+            rules_up=metrics.rules_up,
             experiments_up=metrics.experiments_up,
         )
         self._application = Application(
@@ -135,11 +141,10 @@ class Nextbest:
     def _told(self) -> str:
         """Return what ``/readyz`` says: what this worker serves, and whether that is what the files say."""
         served = self._follower.current
-        lines = [] if served is None else [f"bundle {served.live.bundle.tag}"]
-        lines += [] if served is None else [f"experiments {served.experiments.digest}"]
+        lines = [] if served is None else served.lines
         if self._follower.problem:
             lines.append(
-                "not all of live.json and experiments.toml is taken up: the log of the service says why"
+                "not all of live.json, rules.toml and experiments.toml is taken up: the log of the service says why"
             )
         return "\n".join([*lines, ""])
 

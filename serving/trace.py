@@ -52,14 +52,15 @@ class Traced:
 class Trace:
     """The trace of one request; ``products`` has those of the answer first, in order, then the other candidates.
 
-    ``hard`` and ``soft`` name the rules that hold for the request, ``gave_way`` says which of them did not get
-    their will.
+    ``rules`` is the hash of the rules, ``hard`` and ``soft`` name those that hold for the request, ``gave_way`` says
+    which of them did not get their will.
     """
 
     customer_id: str | None
     surface: str | None
     at: str
     bundle: str
+    rules: str | None
     hard: tuple[str, ...]
     soft: tuple[str, ...]
     gave_way: tuple[str, ...]
@@ -110,6 +111,7 @@ def trace(recommender: Recommender, query: Query, state: CustomerState) -> Trace
         surface=query.surface,
         at=query.at.isoformat(),
         bundle=recommender.bundle.tag,
+        rules=recommender.digest,
         hard=tuple(r.name for r in rules if asked and r.holds(asked.at, asked.surface, asked.segment)),
         soft=tuple(rule.name for rule in holding),
         gave_way=tuple(_gave_way(recommender, case, holding, shown)),

@@ -22,6 +22,7 @@ from training.train import TrainReport, build_features, train
 
 if TYPE_CHECKING:
     from eval.redis_server import RedisServer
+    from serving.process import Service
     from tests.event_stores import Store
     from tests.tiny_shop import Shop
 
@@ -110,6 +111,47 @@ def own_copy(published: Published, tmp_path: Path) -> Published:
     home = tmp_path / "copied"
     shutil.copytree(published.settings.home, home)
     return Published(Settings.load(home=home), published.tables, published.report)
+
+
+@pytest.fixture(scope="module")
+def home(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Settings:
+    """A copy of the published home with a second, quite different bundle that is not live."""
+    directory = tmp_path_factory.mktemp("served") / "home"
+    shutil.copytree(published.settings.home, directory)
+    settings = Settings.load(home=directory, live_poll_seconds=0.1)
+    from tests.test_bundle import stored
+
+    stored(settings.bundles, seed=1)
+    return settings
+
+
+@pytest.fixture(scope="module")
+def versions(home: Settings) -> tuple[str, str]:
+    """The version that is live, and the other one."""
+    from serving.live import Live
+
+    first = Live.read(home.live).version(home.slot)
+    assert first is not None
+    other = next(path.name for path in home.bundles.iterdir() if path.name != first)
+    return first, other
+
+
+@pytest.fixture(scope="module")
+def service(home: Settings) -> Iterator[Service]:
+    """The service of that home, for the tests of one file."""
+    from serving.process import running
+
+    with running(home) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def customers(home: Settings, versions: tuple[str, str]) -> list[str]:
+    """The customers of the live bundle."""
+    from serving.bundle import load
+
+    ids: list[str] = load(home.bundles, versions[0]).customers["customer_id"].tolist()
+    return ids
 
 
 @pytest.fixture(scope="session")

@@ -435,6 +435,12 @@ def test_who_is_answered() -> None:
         assert response.headers["www-authenticate"] == "Bearer"
     for key in ("first-key", "second-key"):
         assert api.ask(body=body, headers={**JSON, "authorization": f"bearer {key}"}).status_code == 200
+    # what tells of the inside is for this machine alone, and asks for a key all the same
+    bearer = {**JSON, "authorization": "bearer first-key"}
+    assert "from this machine" in refused(api.ask("/v1/trace", body, headers=bearer), 403, "forbidden")
+    here = Api(recommender, api_keys=("first-key",))
+    assert here.ask("/v1/trace", body, headers=bearer).json()["trace"]["customer_id"] == "c01"
+    refused(here.ask("/v1/trace", body), 401, "unauthorized")
 
 
 def test_not_ready_until_there_is_a_recommender() -> None:

@@ -22,7 +22,7 @@ from serving.events.consumer import BATCH, Consumer, ConsumerThread
 from serving.events.fold import Lines, folded, key_of, line_of, merged, session_key
 from serving.events.records import Event
 from serving.events.states import SqliteStates, States
-from tests.test_service import until
+from tests.served_home import until
 
 START = 1_780_000_000_000_000
 

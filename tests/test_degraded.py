@@ -15,8 +15,8 @@ from serving.live import Live
 from serving.loading import Loader
 from serving.metrics import Metrics
 from tests.conftest import Published
+from tests.served_home import until
 from tests.test_api import Api
-from tests.test_service import until
 
 
 def test_answers_say_so_while_redis_is_away(published: Published, tmp_path: Path) -> None:

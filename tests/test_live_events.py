@@ -17,7 +17,7 @@ from serving.events import EVENTS, EXPOSURES, open_log
 from serving.process import Service, running
 from serving.settings import Settings
 from tests.conftest import Published
-from tests.test_service import ask, call, until
+from tests.served_home import ask, call, until
 from training.export import export
 from training.train import build_features
 

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,49 +13,11 @@ import pandas as pd
 import pytest
 
 from serving import live
-from serving.bundle import load
-from serving.events import EXPOSURES, Exposure, open_log
-from serving.experiments_file import Experiments
-from serving.live import Live
 from serving.process import Service, running
 from serving.settings import Settings
 from tests.conftest import Published
-from tests.test_bundle import stored
+from tests.served_home import WITHIN, ask, call, exposures, logged, metric, put_experiments, ready, until
 from tests.test_cli import Run, run  # noqa: F401 - a fixture
-from tests.test_service import ask, call, until
-
-#: A file is to be taken up within a second; the machine of a test may have much else to do.
-WITHIN = 1.0 + 4.0
-
-
-@pytest.fixture(scope="module")
-def home(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A copy of the published home with a second bundle that is not live."""
-    directory = tmp_path_factory.mktemp("experiments") / "home"
-    shutil.copytree(published.settings.home, directory)
-    settings = Settings.load(home=directory, live_poll_seconds=0.1)
-    stored(settings.bundles, seed=1)
-    return settings
-
-
-@pytest.fixture(scope="module")
-def versions(home: Settings) -> tuple[str, str]:
-    """The version that is live, and the other one."""
-    first = Live.read(home.live).version(home.slot)
-    assert first is not None
-    return first, next(path.name for path in home.bundles.iterdir() if path.name != first)
-
-
-@pytest.fixture(scope="module")
-def customers(home: Settings, versions: tuple[str, str]) -> list[str]:
-    ids: list[str] = load(home.bundles, versions[0]).customers["customer_id"].tolist()
-    return ids[:80]
-
-
-@pytest.fixture(scope="module")
-def service(home: Settings) -> Iterator[Service]:
-    with running(home) as started:
-        yield started
 
 
 def half(version: str, *, name: str = "half", head: str = "", more: str = "", last: str = "") -> str:
@@ -68,33 +28,6 @@ def half(version: str, *, name: str = "half", head: str = "", more: str = "", la
     )
 
 
-def put(service: Service, home: Settings, text: str) -> float:
-    """Write the file in one step, wait until it is taken up, and return the seconds that took."""
-    staged = home.experiments.with_suffix(".new")
-    staged.write_text(text)
-    began = time.monotonic()
-    staged.replace(home.experiments)
-    digest = Experiments.parse(text.encode(), home.experiments).digest
-    until(lambda: f"experiments {digest}" in ready(service), WITHIN)
-    return time.monotonic() - began
-
-
-def ready(service: Service) -> str:
-    status, _, body = call(f"{service.url}/readyz")
-    assert status == 200
-    return body.decode()
-
-
-def logged(service: Service) -> str:
-    """Return the log of the service without its folds."""
-    return " ".join(service.log.read_text().split())
-
-
-def metric(service: Service, line: str) -> float:
-    told = call(f"{service.url}/metrics")[2].decode().splitlines()
-    return sum(float(one.rpartition(" ")[2]) for one in told if one.startswith(line))
-
-
 def test_answers_are_those_that_assign_tells_and_exposures_carry_them(
     service: Service,
     home: Settings,
@@ -103,7 +36,7 @@ def test_answers_are_those_that_assign_tells_and_exposures_carry_them(
     run: Run,  # noqa: F811
 ) -> None:
     first, other = versions
-    put(service, home, half(other, head="holdout = 0.2"))
+    put_experiments(service, home, half(other, head="holdout = 0.2"))
     rows = json.loads(run("experiments", "assign", "half", *customers, "--json", home=home.home).out)
     told = {row["customer_id"]: (row["experiment"], row["variant"]) for row in rows}
     assert len(set(told.values())) == 3
@@ -138,23 +71,57 @@ def test_answers_are_those_that_assign_tells_and_exposures_carry_them(
         assert metric(service, line) >= count > 0
 
 
-def exposures(home: Settings, wanted: set[str]) -> dict[str, Exposure]:
-    log = open_log(home.events)
-
-    def found() -> dict[str, Exposure]:
-        entries = log.read(EXPOSURES, after=None, limit=100_000)
-        return {one.record.request_id: one.record for one in entries if one.record.request_id in wanted}
-
-    until(lambda: found().keys() == wanted)
-    held = found()
-    log.close()
-    return held
+def test_an_interleaved_answer_mixes_both_lists_and_its_exposure_knows_whose(
+    service: Service,
+    home: Settings,
+    versions: tuple[str, str],
+    customers: list[str],
+    tmp_path: Path,
+    run: Run,  # noqa: F811
+) -> None:
+    first, other = versions
+    text = half(other, name="mixed", head="holdout = 0.1", more='kind = "interleave"')
+    put_experiments(service, home, text.replace("weight = 50", ""))
+    (told,) = json.loads(run("experiments", "assign", "mixed", customers[0], "--json", home=home.home).out)
+    assert told["variant"] == "interleaved" or told["experiment"] == "holdout"
+    checked = json.loads(run("experiments", "check", "--json", home=home.home).out)["variants"]
+    assert [(row["kind"], row["share"]) for row in checked] == [("interleave", 1.0)] * 2
+    assert "interleaved" in run("experiments", "check", home=home.home).out
+    alone = {
+        name: {
+            customer: ask(service, {"customer_id": customer, "n": 8, "variant": f"mixed/{name}"})
+            for customer in customers
+        }
+        for name in ("control", "other")
+    }
+    answers = {customer: ask(service, {"customer_id": customer, "n": 8}) for customer in customers}
+    mixed = {c: answer for c, answer in answers.items() if answer["experiment"] == "mixed"}
+    assert 40 < len(mixed) < len(customers)
+    shown = exposures(home, {answer["request_id"] for answer in mixed.values()})
+    firsts = Counter[str | None]()
+    for customer, answer in mixed.items():
+        assert (answer["variant"], answer["bundle"]) == ("interleaved", f"nextbest:{first}")
+        exposure = shown[answer["request_id"]]
+        listed = [item["product_id"] for item in answer["recommendations"]]
+        assert [item.product_id for item in exposure.items] == listed
+        assert len({*listed}) == 8
+        for item in exposure.items:
+            assert item.team is not None
+            own = [one["product_id"] for one in alone[item.team][customer]["recommendations"]]
+            assert item.product_id in own
+        firsts[exposure.items[0].team] += 1
+    assert min(firsts["control"], firsts["other"]) > 15
+    found = run("events", "export", "--to", tmp_path / "tables", home=home.home)
+    assert found.code == 0, found.err
+    rows = pd.read_parquet(tmp_path / "tables" / "exposures.parquet")
+    assert {*rows.loc[rows["variant"] == "interleaved", "team"]} == {"control", "other"}
+    assert rows.loc[rows["variant"] != "interleaved", "team"].isna().all()
 
 
 def test_a_session_and_a_surface_decide_too(
     service: Service, home: Settings, versions: tuple[str, str]
 ) -> None:
-    put(service, home, half(versions[1], head="holdout = 0.9", more='surfaces = ["home"]'))
+    put_experiments(service, home, half(versions[1], head="holdout = 0.9", more='surfaces = ["home"]'))
     for number in range(20):
         body = {"session_id": f"s{number}", "context": {"surface": "home"}}
         assert ask(service, body)["experiment"] == "half"
@@ -168,7 +135,7 @@ def test_certain_customers_only(
     frame, name = frame.drop_duplicates("customer_id", keep="last").set_index("customer_id"), "region"
     value = frame.loc[customers, name].mode()[0]
     text = half(versions[1], more=f"customers = {{{name} = {json.dumps(value)}}}")
-    put(service, home, text)
+    put_experiments(service, home, text)
     found = {customer: ask(service, {"customer_id": customer})["experiment"] for customer in customers}
     expected = {customer: "half" if frame.loc[customer, name] == value else None for customer in customers}
     assert found == expected
@@ -184,7 +151,7 @@ def test_certain_customers_only(
 def test_a_forced_variant_and_one_that_is_not_there(
     service: Service, home: Settings, versions: tuple[str, str]
 ) -> None:
-    put(service, home, half(versions[1], head="holdout = 0.1"))
+    put_experiments(service, home, half(versions[1], head="holdout = 0.1"))
     for variant, version in (
         ("other", versions[1]),
         ("half/control", versions[0]),
@@ -205,7 +172,7 @@ def test_a_shadow_is_counted_and_never_shown(
     service: Service, home: Settings, versions: tuple[str, str], customers: list[str]
 ) -> None:
     first, other = versions
-    put(service, home, half(other, name="shaded", last="shadow = true"))
+    put_experiments(service, home, half(other, name="shaded", last="shadow = true"))
     for customer in customers[:40]:
         answer = ask(service, {"customer_id": customer})
         assert (answer["variant"], answer["bundle"]) == ("control", f"nextbest:{first}")
@@ -221,7 +188,7 @@ def test_a_broken_file_leaves_what_was_and_says_so(
     run: Run,  # noqa: F811
 ) -> None:
     other = versions[1]
-    put(service, home, half(other))
+    put_experiments(service, home, half(other))
     before = ready(service)
     for broken, told in (
         ("[[experiments", "expected TOML"),
@@ -232,12 +199,12 @@ def test_a_broken_file_leaves_what_was_and_says_so(
         until(lambda: metric(service, "nextbest_experiments_up ") == 0, WITHIN)
         until(lambda told=told: told in logged(service), WITHIN)  # type: ignore[misc]
         assert ready(service).startswith(before)
-        assert "not all of live.json and experiments.toml is taken up" in ready(service)
+        assert "not all of live.json, rules.toml and experiments.toml is taken up" in ready(service)
         assert ask(service, {"customer_id": "a", "variant": "other"})["bundle"] == f"nextbest:{other}"
         found = run("experiments", "check", home=home.home)
         assert found.code == 2
         assert told in found.err
-        put(service, home, half(other))
+        put_experiments(service, home, half(other))
         until(lambda: ready(service) == before, WITHIN)
         assert metric(service, "nextbest_experiments_up ") == 1
     home.experiments.unlink()
@@ -333,6 +300,21 @@ def test_check_explains(
         ("control", 0.5, "whole"),
         ("other", 0.5, "whole"),
     ]
+    own = half(versions[1], last='rules = "own.toml"')
+    for text, wrong in (
+        (None, "own.toml, found none"),
+        ("[[cap", "expected TOML"),
+        ('[[cap]]\nname = "shoes"\ncategory = ["shoes"]\nat_most = 1\n', 'found "shoes"'),
+        ('[[age]]\nname = "adults"\nyears = "shoe"\nmin = 18\n', 'found "shoe"'),
+        ('[[cap]]\nname = "few"\nat_most = 1\n', None),
+    ):
+        path.write_text(own)
+        if text is not None:
+            (tmp_path / "own.toml").write_text(text)
+        told = run("experiments", "check", path, "--json", home=home.home)
+        assert (told.code, wrong or "") == (2 if wrong else 0, wrong or "")
+        assert wrong is None or wrong in told.err
+    assert [row["rules"] for row in json.loads(told.out)["variants"]] == ["rules.toml", "own.toml"]
     path.write_text(half(versions[1], more="customers = {shoe = 43}"))
     unknown = run("experiments", "check", path, home=home.home)
     assert unknown.code == 2

@@ -109,11 +109,11 @@ def test_every_rule_is_told_in_words(path: Path) -> None:
 
 def test_what_the_hash_is_of_is_what_the_file_says(path: Path) -> None:
     path.write_text(WHOLE)
-    first = load_rules(path, BUNDLE).hash
+    first = load_rules(path, BUNDLE).digest
     path.write_text("# a comment\n" + WHOLE)
-    assert load_rules(path, BUNDLE).hash == first
+    assert load_rules(path, BUNDLE).digest == first
     path.write_text(WHOLE.replace("at_most = 3", "at_most = 4"))
-    assert load_rules(path, BUNDLE).hash != first
+    assert load_rules(path, BUNDLE).digest != first
 
 
 def test_an_empty_file_has_no_rules(path: Path) -> None:

@@ -10,10 +10,7 @@ import signal
 import socket
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
@@ -22,80 +19,18 @@ import pytest
 
 from serving import live
 from serving.errors import ConfigError, NextbestError
-from serving.live import Live
 from serving.loading import Loader
 from serving.metrics import Metrics
 from serving.process import Service, check_port, environment, running, start_service
 from serving.recommender import Query
 from serving.settings import Settings
 from tests.conftest import NOW, Published
+from tests.served_home import JSON, ask, call, until
 from tests.test_bundle import stored
-
-JSON = {"content-type": "application/json"}
-
-
-def call(
-    url: str, body: Any = None, *, method: str | None = None, headers: dict[str, str] | None = None
-) -> tuple[int, dict[str, str], bytes]:
-    data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-    asked = urllib.request.Request(
-        url, data=data, headers=JSON if headers is None else headers, method=method
-    )
-    try:
-        with urllib.request.urlopen(asked, timeout=20) as response:
-            return response.status, dict(response.headers), response.read()
-    except urllib.error.HTTPError as error:
-        return error.code, dict(error.headers), error.read()
-
-
-def ask(service: Service, body: Any, path: str = "/v1/recommend") -> Any:
-    status, _, told = call(service.url + path, body)
-    assert status == 200, told
-    return json.loads(told)
 
 
 def products(answer: Any) -> list[tuple[str, float]]:
     return [(item["product_id"], item["score"]) for item in answer["recommendations"]]
-
-
-def until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.02)
-
-
-@pytest.fixture(scope="module")
-def home(published: Published, tmp_path_factory: pytest.TempPathFactory) -> Settings:
-    """A copy of the published home with a second, quite different bundle that is not live."""
-    directory = tmp_path_factory.mktemp("served") / "home"
-    shutil.copytree(published.settings.home, directory)
-    settings = Settings.load(home=directory, live_poll_seconds=0.1)
-    stored(settings.bundles, seed=1)
-    return settings
-
-
-@pytest.fixture(scope="module")
-def versions(home: Settings) -> tuple[str, str]:
-    """The version that is live, and the other one."""
-    first = Live.read(home.live).version(home.slot)
-    assert first is not None
-    other = next(path.name for path in home.bundles.iterdir() if path.name != first)
-    return first, other
-
-
-@pytest.fixture(scope="module")
-def service(home: Settings) -> Iterator[Service]:
-    with running(home) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def customers(home: Settings, versions: tuple[str, str]) -> list[str]:
-    from serving.bundle import load
-
-    ids: list[str] = load(home.bundles, versions[0]).customers["customer_id"].tolist()
-    return ids
 
 
 def test_the_probes_answer(service: Service) -> None:

@@ -231,6 +231,11 @@ def customer_states(store: FeatureStore, customer_ids: Sequence[str], at: dateti
     """
     keys = pd.DataFrame({s.CUSTOMER_ID: list(customer_ids)})
     keys[s.EVENT_TIMESTAMP] = pd.Timestamp(at)
+    return states_at(store, keys)
+
+
+def states_at(store: FeatureStore, keys: pd.DataFrame) -> pd.DataFrame:
+    """Return what ``customer_states`` does, each ``customer_id`` at an ``event_timestamp`` of its own."""
     rows = _renamed(point_in_time(keys, feast_join(store, v.CUSTOMER_SERVICE)))
     for name, default in served_defaults(v.CUSTOMER_SERVICE).items():
         absent = rows[name].isna()

@@ -93,19 +93,24 @@ class Change(_Record):
 
 @dataclass(frozen=True)
 class Shown:
-    """One product of an answer, and how likely it was to be shown there (None: not known)."""
+    """One product of an answer, and how likely it was to be shown there (None: not known).
+
+    ``team`` is the variant whose pick it was, in an answer made of the lists of two.
+    """
 
     product_id: str
     score: float
     source: str
     propensity: float | None = None
+    team: str | None = None
 
 
 @dataclass(frozen=True)
 class Exposure(_Record):
     """What one answer showed to whom; ``items`` in order of position.
 
-    ``forced``: a tester asked for the variant by name, so the answer is none of an experiment's.
+    ``forced``: a tester asked for the variant by name, so the answer is none of an experiment's. ``rules`` is the hash
+    of the rules it was made under, None without rules.
     """
 
     request_id: str
@@ -118,6 +123,7 @@ class Exposure(_Record):
     bundle: str
     items: tuple[Shown, ...]
     forced: bool = False
+    rules: str | None = None
 
     @classmethod
     def from_json(cls, raw: bytes | str) -> Exposure:

@@ -8,10 +8,12 @@ are bound to a bundle.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
@@ -231,6 +233,11 @@ class RulesFile(_Strict):
             raise sentence(f"expected every rule with a name of its own, found {shown(name)} {times} times")
         return self
 
+    @cached_property
+    def digest(self) -> str:
+        """Stands for what the file says, whatever its comments and layout."""
+        return hashlib.sha256(self.model_dump_json(by_alias=True).encode()).hexdigest()[:12]
+
     def named(self) -> Iterator[tuple[str, Rule]]:
         """Yield (kind, rule) in the order in which rules are applied."""
         for kind in type(self).model_fields:
@@ -248,13 +255,20 @@ def read(path: Path) -> RulesFile:
         It is not there, no TOML, or says what no rule can say.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        told = path.read_bytes()
     except FileNotFoundError:
         raise ConfigError(f"expected rules in {path}, found no such file; write it or name another") from None
     except OSError as error:
         raise ConfigError(
             f"expected rules in {path}, found {error.strerror or error}; see that it can be read"
         ) from error
+    return parsed(told, path)
+
+
+def parsed(told: bytes, path: Path) -> RulesFile:
+    """Parse the bytes of ``path``; see ``read``."""
+    try:
+        content = tomllib.loads(told.decode())
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"expected TOML in UTF-8 in {path}, found: {error}; correct it") from error
     try:

@@ -7,7 +7,7 @@ over.
 
 from __future__ import annotations
 
-import hashlib
+import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -91,10 +91,16 @@ class Rules:
         asked = {rule.customer for rule in self.hard.rules if isinstance(rule, Eligibility | Age)}
         return tuple(v.row_key(v.CUSTOMER_ATTRIBUTES, name) for name in sorted(asked))
 
-    @cached_property
-    def hash(self) -> str:
-        """SHA-256 of what the file says, whatever its comments and layout."""
-        return hashlib.sha256(self.file.model_dump_json(by_alias=True).encode()).hexdigest()
+    @property
+    def digest(self) -> str:
+        """See ``RulesFile``."""
+        return self.file.digest
+
+    def hard_alone(self) -> Rules:
+        """Return the same rules of the same file without those that order."""
+        other = copy.copy(self)
+        other.ordering, other._held = (), {}
+        return other
 
     def check_customers(self, attributes: Collection[str]) -> None:
         """Raise ``ConfigError`` where a rule asks for an attribute of customers that is not among ``attributes``."""

@@ -12,14 +12,25 @@ from rich.table import Table
 
 from serving.bundle import NAME, verify
 from serving.errors import BundleError, ConfigError, NextbestError
-from serving.experiments_file import FALLBACK, HOLDOUT, Experiment, Experiments, Variant
+from serving.experiments_file import (
+    FALLBACK,
+    HOLDOUT,
+    INTERLEAVE,
+    INTERLEAVED,
+    Experiment,
+    Experiments,
+    Variant,
+)
 from serving.live import Live
 from serving.settings import Settings
+from serving.told import Files, LiveRules
 from serving.variants import Scale, positions
+from training.cli.checked import asked, under
 from training.cli.tables import console
 
 _EVERYWHERE = "everywhere"
 _EVERYBODY = "everybody"
+_WHOLE = "whole"
 
 
 def register(app: typer.Typer) -> None:
@@ -38,13 +49,22 @@ def check_command(
 ) -> None:
     """Explain a file: experiments, shares, bundles, whom they are for. Exit code 2 where it would not be taken up."""
     settings = Settings.load()
-    path = file or settings.experiments
-    if file is not None and not path.exists():
-        raise ConfigError(f"expected a file at {path}, found none; correct the path")
-    told = Experiments.read(path)
+    path = asked(file, settings.experiments)
+    files = Files(settings.live, settings.slot, rules=settings.rules, experiments=path)
+    plan, rules = files.plan(), files.rules()
+    told = plan.experiments
     live = Live.read(settings.live).slots.get(settings.slot)
+    fits: dict[tuple[str, str], str] = {}
     rows = [
-        _described(settings, experiment, variant, share, None if live is None else live.live)
+        _described(
+            settings,
+            experiment,
+            variant,
+            share,
+            tag=variant.bundle or (None if live is None else live.live),
+            rules=rules if variant.rules is None else plan.rules[variant.rules],
+            fits=fits,
+        )
         for experiment in told.experiments
         for variant, share in zip(experiment.variants, _shares(experiment), strict=True)
     ]
@@ -54,7 +74,7 @@ def check_command(
         _print(told, rows)
     else:
         typer.echo(f"no experiments in {path}: everybody sees what is live")
-    problems = [row["state"] for row in rows if row["state"] != "whole"]
+    problems = [row["state"] for row in rows if row["state"] != _WHOLE]
     if problems:
         raise BundleError(f"{path}: {problems[0]}")
     if told.attributes:
@@ -98,6 +118,8 @@ def _seen(experiment: Experiment | None, customer: str = "") -> dict[str, str | 
     """Return what a customer sees in an experiment, or in the holdout; nothing where the holdout is not theirs."""
     if experiment is None:
         return {"variant": None if customer else FALLBACK, "shadow": None}
+    if experiment.is_interleaved:
+        return {"variant": INTERLEAVED, "shadow": None}
     scale = Scale.of([variant.weight for variant in experiment.variants])
     variant = experiment.variants[scale.owner(positions(experiment.salt)(customer))]
     shown = experiment.variants[0] if variant.shadow else variant
@@ -105,24 +127,33 @@ def _seen(experiment: Experiment | None, customer: str = "") -> dict[str, str | 
 
 
 def _shares(experiment: Experiment) -> list[float]:
+    """Return the share of its customers who see each variant; of an interleaved one everybody sees both."""
+    if experiment.is_interleaved:
+        return [1.0] * len(experiment.variants)
     total = sum(variant.weight for variant in experiment.variants)
     return [variant.weight / total for variant in experiment.variants]
 
 
 def _described(
-    settings: Settings, experiment: Experiment, variant: Variant, share: float, live: str | None
+    settings: Settings,
+    experiment: Experiment,
+    variant: Variant,
+    share: float,
+    *,
+    tag: str | None,
+    rules: LiveRules,
+    fits: dict[tuple[str, str], str],
 ) -> dict[str, Any]:
-    tag = variant.bundle or live
+    """Return what is told of a variant; ``fits`` keeps what was found of a bundle under rules."""
     state = "nothing is live yet; run `nextbest train TABLES`"
     if tag is not None:
-        version = tag.removeprefix(f"{NAME}:")
-        try:
-            verify(settings.bundles / version, version)
-            state = "whole"
-        except NextbestError as error:
-            state = f"{experiment.name}/{variant.name}: {error}"
+        key = tag.removeprefix(f"{NAME}:"), rules.digest
+        if key not in fits:
+            fits[key] = _fit(settings, key[0], rules)
+        state = fits[key] if fits[key] == _WHOLE else f"{experiment.name}/{variant.name}: {fits[key]}"
     return {
         "experiment": experiment.name,
+        "kind": experiment.kind,
         "salt": experiment.salt,
         "surfaces": experiment.surfaces,
         "customers": experiment.customers,
@@ -131,15 +162,29 @@ def _described(
         "shadow": variant.shadow,
         "bundle": tag,
         "is_live": variant.bundle is None,
+        "rules": rules.path.name if variant.rules is None else variant.rules,
+        "rules_digest": None if rules.file is None else rules.digest,
         "state": state,
     }
 
 
+def _fit(settings: Settings, version: str, rules: LiveRules) -> str:
+    """Return whether a bundle is whole and its rules fit it, else why not."""
+    try:
+        if rules.file is None:
+            verify(settings.bundles / version, version)
+        else:
+            under(settings, version, rules)
+    except NextbestError as error:
+        return str(error)
+    return _WHOLE
+
+
 def _print(told: Experiments, rows: list[dict[str, Any]]) -> None:
-    table = Table("experiment", "surfaces", "customers", "variant", "share", "bundle", "state")
+    table = Table("experiment", "surfaces", "customers", "variant", "share", "bundle", "rules", "state")
     if told.holdout:
         table.add_row(
-            HOLDOUT, _EVERYWHERE, _EVERYBODY, FALLBACK, f"{told.holdout:.2%}", "", "segment, popular"
+            HOLDOUT, _EVERYWHERE, _EVERYBODY, FALLBACK, f"{told.holdout:.2%}", "", "", "segment, popular"
         )
     last = None
     for row in rows:
@@ -155,9 +200,10 @@ def _print(told: Experiments, rows: list[dict[str, Any]]) -> None:
             escape(", ".join(row["surfaces"] or (_EVERYWHERE,))) if first else "",
             escape(targets or _EVERYBODY) if first else "",
             row["variant"] + (" (shadow)" if row["shadow"] else ""),
-            f"{row['share']:.2%}",
+            INTERLEAVED if row["kind"] == INTERLEAVE else f"{row['share']:.2%}",
             f"{row['bundle'] or ''}{' (live)' if row['is_live'] else ''}",
-            "whole" if row["state"] == "whole" else "refused",
+            escape(row["rules"]) if row["rules_digest"] else "",
+            _WHOLE if row["state"] == _WHOLE else "refused",
         )
     console().print(table)
     if told.holdout and rows:

@@ -45,7 +45,13 @@ def recommend_command(
             metavar="DIR", help="Where --all writes its files; new, empty, or a former result to replace."
         ),
     ] = None,
-    rules: Annotated[Path | None, typer.Option(metavar="FILE", help="Answer under these rules.")] = None,
+    rules: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Answer under these rules. Default: rules.toml in NEXTBEST_HOME, as the service.",
+        ),
+    ] = None,
     surface: Annotated[str | None, typer.Option(help="Where it is shown, for rules.")] = None,
     request_id: Annotated[
         str | None, typer.Option(help="Seeds what rules explore; nothing is explored without.")
@@ -57,6 +63,7 @@ def recommend_command(
 ) -> None:
     """Show what the live bundle recommends to one customer, or write it for all."""
     policy = _policy(purchased)
+    rules = _live_rules() if rules is None else rules
     if everybody:
         if customer_id is not None:
             raise ConfigError(
@@ -93,6 +100,11 @@ def _policy(purchased: str) -> PurchasedPolicy:
         if purchased == policy:
             return cast(PurchasedPolicy, policy)
     raise ConfigError(f"expected --purchased exclude, allow or due, found {purchased!r}; choose one")
+
+
+def _live_rules() -> Path | None:
+    path = Settings.load().rules
+    return path if path.exists() else None
 
 
 def _show_one(query: Query, *, rules: Path | None, as_json: bool) -> None:

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from serving.rules.describe import described
 from serving.settings import Settings
+from training.cli.checked import asked
 from training.cli.recommend import open_live
 from training.cli.tables import console
 
@@ -31,12 +32,12 @@ def check_command(
 ) -> None:
     """Tell what each rule of a file does, whom it concerns, and how many products of the live bundle."""
     settings = Settings.load()
-    path = settings.rules if path is None else path
+    path = asked(path, settings.rules)
     recommender = open_live(settings, rules=path)
     assert recommender.rules is not None
     rows = described(recommender.rules, recommender.bundle.catalog)
     if as_json:
-        told = {"bundle": recommender.bundle.tag, "hash": recommender.rules.hash}
+        told = {"bundle": recommender.bundle.tag, "digest": recommender.rules.digest}
         typer.echo(json.dumps({**told, "rules": [asdict(row) for row in rows]}, ensure_ascii=False))
         return
     table = Table("kind", "rule", "what it does", "whom it concerns")

@@ -22,7 +22,7 @@ import pandas as pd
 from eval.drift import drift, previous, profiles, snapshot
 from eval.evaluate import Window
 from eval.examples import examples
-from eval.pooled import RESAMPLES, AtOrigin, pool
+from eval.pooled import RESAMPLES, pool
 from eval.published import beside_published
 from eval.results import (
     Data,
@@ -37,6 +37,7 @@ from eval.results import (
     SkippedOrigin,
     Unranked,
 )
+from eval.rolling import AtOrigin
 from eval.scorecard import TOP_SCORE
 from eval.slices import Facts, labels, told_labels
 from eval.split import Origin, rolling_origins

@@ -179,28 +179,33 @@ class Answers:
             self._shadows.answer(query, choice, answered)
         if self._exposures is None:
             return
-        is_taken = self._exposures.add(
-            Exposure(
-                request_id=request_id,
-                at=to_micros(query.at),
-                customer_id=query.customer_id,
-                session_id=query.session_id,
-                surface=surface,
-                experiment=choice.experiment,
-                variant=choice.variant,
-                bundle=choice.recommender.bundle.tag,
-                rules=choice.recommender.digest,
-                items=tuple(
-                    Shown(item.product_id, item.score, item.source, item.propensity, item.team)
-                    for item in answered.items
-                ),
-                forced=choice.forced,
-            )
-        )
+        is_taken = self._exposures.add(exposure(query, choice, answered, request_id, surface))
         self._metrics.exposed("taken" if is_taken else "dropped")
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def exposure(
+    query: Query, choice: Choice, answered: Recommendations, request_id: str, surface: str | None
+) -> Exposure:
+    """Return the record of what an answer showed."""
+    return Exposure(
+        request_id=request_id,
+        at=to_micros(query.at),
+        customer_id=query.customer_id,
+        session_id=query.session_id,
+        surface=surface,
+        experiment=choice.experiment,
+        variant=choice.variant,
+        bundle=choice.recommender.bundle.tag,
+        rules=choice.recommender.digest,
+        items=tuple(
+            Shown(item.product_id, item.score, item.source, item.propensity, item.team)
+            for item in answered.items
+        ),
+        forced=choice.forced,
+    )
 
 
 def _told(

@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eval.metrics import METRICS, NDCG, RECALL, Relevant, coverage, gini, novelty, ranking_metrics
+from eval.beyond import coverage, gini, novelty
+from eval.metrics import METRICS, NDCG, RECALL, Relevant, ranking_metrics
 from eval.significance import Interval, bootstrap_mean, paired_difference
 from feature_repo import schema as s
 from serving.catalog import Catalog

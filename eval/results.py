@@ -20,6 +20,7 @@ from serving.recommender import PurchasedPolicy
 
 SCHEMA_VERSION: Final = 1
 RESULTS: Final = "results.json"
+_ALPHA: Final = 0.05
 
 #: Kinds of customers whose candidates are scored apart; the two of new customers where the shop has measures.
 Group = Literal["all", "new", "new with measures", "new without measures", "existing"]
@@ -67,7 +68,8 @@ class Setting(_Strict):
     """How it was judged.
 
     ``k`` products are shown to each customer; a window of ``horizon_days`` follows each origin, and the origins are
-    ``every_days`` apart. ``asked_origins`` is how many were wanted, which a short history may not have.
+    ``every_days`` apart. ``asked_origins`` is how many were wanted: a short history may not have as many, and those
+    at which too few bought are left out.
     """
 
     k: int
@@ -123,6 +125,15 @@ class OriginInfo(_Strict):
     candidates: str
 
 
+class SkippedOrigin(_Strict):
+    """An origin that was left out: too few known ``customers`` made its ``purchases`` in [at, end) to judge by."""
+
+    at: datetime
+    end: datetime
+    customers: int
+    purchases: int
+
+
 class ListScore(_Strict):
     """Means of what was shown to the customers of one slice, over all origins or at one (``at``).
 
@@ -146,7 +157,8 @@ class CandidateScore(_Strict):
     """Scores of the candidates of known customers of a group; over all origins or at one.
 
     ``auc`` is of all pairs (customer, product) of an origin together. ``logloss`` is told of chances only, beside
-    ``logloss_constant``, that of one who always says the share of pairs that are bought, ``base_rate``.
+    ``logloss_constant``, that of one who always says the share of pairs that are bought, ``base_rate``; both are None
+    where no pair is.
     """
 
     recipe: str
@@ -155,12 +167,15 @@ class CandidateScore(_Strict):
     rows: int
     auc: Estimate | None
     logloss: Estimate | None
-    logloss_constant: float
-    base_rate: float
+    logloss_constant: float | None
+    base_rate: float | None
 
 
 class Comparison(_Strict):
-    """The paired difference ``better`` − ``worse`` in a metric; ``p_holm`` is corrected for all pairs of recipes."""
+    """The paired difference ``better`` − ``worse`` in a metric; ``p_holm`` is corrected for all pairs of recipes.
+
+    The interval is that of the pair alone, so it may leave zero out where the corrected p is not below .05.
+    """
 
     purchased: PurchasedPolicy
     metric: str
@@ -169,6 +184,11 @@ class Comparison(_Strict):
     difference: Estimate
     p: float
     p_holm: float
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether interval and corrected p say different things of whether this is chance."""
+        return (self.p_holm < _ALPHA) != (self.difference.low > 0 or self.difference.high < 0)
 
 
 class Multiple(_Strict):
@@ -214,13 +234,13 @@ class Gains(_Strict):
 
 
 class CalibrationBin(_Strict):
-    """Pairs whose predicted chance lies in [low, high): how many, the mean chance, the share bought."""
+    """Pairs whose predicted chance lies in [low, high): how many, the mean chance, the share bought; None of none."""
 
     low: float
     high: float
     pairs: float
-    predicted: float
-    bought: float
+    predicted: float | None
+    bought: float | None
 
 
 class Calibration(_Strict):
@@ -350,6 +370,7 @@ class Results(_Strict):
     setting: Setting
     recipes: list[RecipeInfo]
     origins: list[OriginInfo]
+    skipped: list[SkippedOrigin] = Field(default_factory=list)
     lists: list[ListScore]
     candidates: list[CandidateScore]
     comparisons: list[Comparison]

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,10 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from eval.beyond import intra_list_diversity, self_information
 from eval.candidates import Candidates, score
 from eval.evaluate import POLICIES, Evaluation, Questions, Window, evaluate
-from eval.metrics import METRICS, hits, intra_list_diversity, self_information
+from eval.metrics import METRICS, hits
 from eval.scorecard import AUC, Scorecard, scorecard
 from feature_repo import schema as s
 from serving.catalog import Catalog
@@ -137,6 +139,15 @@ class Judged:
             )
         except (OSError, ValueError, KeyError):
             return None
+
+
+@dataclass(frozen=True)
+class AtOrigin:
+    """All recipes at one origin, by name, and the labels of the customers (index: customer_id)."""
+
+    at: datetime
+    judged: Mapping[str, Judged]
+    labels: pd.DataFrame
 
 
 def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int, horizon_days: int) -> Judged:

@@ -277,7 +277,7 @@ def _chances(
             f"so they cannot be held against what happened: --horizon {days} does that."
         ]
     for row in candidates:
-        if (row.recipe, row.value, row.at) == (winner, ALL, None) and row.logloss is not None:
+        if (row.recipe, row.value, row.at) == (winner, ALL, None) and row.logloss and row.logloss_constant:
             how = "below" if row.logloss.mean < row.logloss_constant else "not below"
             return [
                 f"Its scores are chances of a purchase: logloss {row.logloss.mean:.5f}, {how} the "

@@ -71,13 +71,15 @@ class Draws:
 
     def told(self, places: Sequence[int]) -> list[Told]:
         """Return (product, score, source) of what was drawn at some places, in their order."""
+        if len(self._parts) == 1:
+            return self._parts[0][1](np.array(places, dtype=np.intp))
         told: dict[int, Told] = {}
-        rest = np.array(places, dtype=np.intp)
+        end = len(self.products)
         for start, tell in reversed(self._parts):
-            part = rest[rest >= start]
-            rest = rest[rest < start]
-            if len(part):
-                told.update(zip(part.tolist(), tell(part - start), strict=True))
+            part = [place for place in places if start <= place < end]
+            end = start
+            if part:
+                told.update(zip(part, tell(np.array(part, dtype=np.intp) - start), strict=True))
         return [told[place] for place in places]
 
     def _from_chain(self, allowed: Mask, most: int) -> None:

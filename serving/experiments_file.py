@@ -290,5 +290,6 @@ def _has(values: Any, part: int | str) -> bool:
 def _unknown(at: tuple[int | str, ...]) -> str:
     model = _KEYS[min(sum(isinstance(part, int) for part in at), len(_KEYS) - 1)]
     known = [name for name in model.model_fields if name != "digest"]
-    near = difflib.get_close_matches(str(at[-1]), known, n=1, cutoff=0.0)[0]
-    return f"expected one of the keys {', '.join(known)}; found {shown(at[-1])} (the nearest is {near})"
+    near = difflib.get_close_matches(str(at[-1]), known, n=1)
+    meant = f" (the nearest is {near[0]})" if near else ""
+    return f"expected one of the keys {', '.join(known)}; found {shown(at[-1])}{meant}"

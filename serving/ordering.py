@@ -8,12 +8,14 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from feature_repo.recent import to_micros
 from serving.case import Case
 from serving.draws import Draws, Told
 from serving.filtering import Mask
 from serving.ranked import Ranked
 from serving.reasons import Nearness
 from serving.rules.apply import Arrangement, Soft
+from serving.rules.choice import Categories
 from serving.sources import Near, Popular, Source, Vectors
 from serving.subject import Subject
 
@@ -48,7 +50,7 @@ class Ordering:
         self._popular = popular
         self._nearness = nearness
 
-    def of(self, case: Case, categories: NDArray[np.int64] | None) -> tuple[list[Told], list[float] | None]:
+    def of(self, case: Case, categories: Categories | None) -> tuple[list[Told], list[float] | None]:
         """Return what stands in the slots of an answer, and with which propensity each; None where no rules ask.
 
         Parameters
@@ -56,7 +58,7 @@ class Ordering:
         case
             What the query comes to.
         categories
-            (products,) codes as of ``Arrangement``; None without rules.
+            Of the products; None without rules.
         """
         n, propensities = case.query.n, list[float]()
         if case.soft is not None and categories is not None and not case.soft.is_empty:
@@ -76,13 +78,14 @@ class Ordering:
         scores = partial(self._scores_of, case.subject)
         return Draws(self.chain, self._ranked, case.subject, shelf=case.shelf, scores=scores)
 
-    def arranged(
-        self, case: Case, soft: Soft, categories: NDArray[np.int64]
-    ) -> tuple[list[Told], list[float]]:
+    def arranged(self, case: Case, soft: Soft, categories: Categories) -> tuple[list[Told], list[float]]:
         """Draw and put in order by soft rules; return what stands in the slots, and with which propensity each."""
         draws = self.draws(case)
         arrangement = Arrangement(categories, self._nearness)
-        slots = arrangement.of(soft, draws, case.allowed, case.query.n, case.query.request_id)
+        query = case.query
+        slots = arrangement.of(
+            soft, draws, case.allowed, query.n, at=to_micros(query.at), request_id=query.request_id
+        )
         told = draws.told([slot.place for slot in slots])
         drawn = [
             (product, score, slot.source or source)

@@ -97,6 +97,7 @@ def boards(results: Results, look: Look) -> list[dict[str, Any]]:
                 "chart": chart,
                 "rows": table,
                 "differences": _differences(results, policy, rows[0].recipe),
+                "disagree": disagreeing(results, policy, rows[0].recipe),
                 "best": rows[0].recipe,
             }
         )
@@ -153,6 +154,24 @@ def _differences(results: Results, policy: PurchasedPolicy, best: str) -> list[d
                 }
             )
     return found
+
+
+def disagreeing(results: Results, policy: PurchasedPolicy, best: str) -> str:
+    """Return why intervals and p-values beside ``best`` differ, in one sentence; nothing where they do not."""
+    names = [
+        row.worse if row.better == best else row.better
+        for row in results.comparisons
+        if row.purchased == policy
+        and row.metric == NDCG
+        and best in (row.better, row.worse)
+        and row.disagrees
+    ]
+    if not names:
+        return ""
+    return (
+        f"Against {' and '.join(names)} interval and p differ on whether it could be chance: the interval is of that "
+        "pair alone, p is corrected for all pairs of recipes, and the verdict goes by p."
+    )
 
 
 def slices(results: Results, look: Look) -> list[dict[str, Any]]:

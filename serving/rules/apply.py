@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from serving.draws import Draws
 from serving.filtering import Mask
 from serving.reasons import Nearness
-from serving.rules.choice import InOrder, Marginal, Places, Room
+from serving.rules.choice import Categories, InOrder, Marginal, Places, Room
 from serving.rules.exploration import chance, propensity
 
 Int32 = NDArray[np.int32]
@@ -31,7 +32,7 @@ NEW: Final = "new"
 EXPLORE: Final = "explore"
 #: Candidates are drawn for so many answers, and at least so many.
 DEPTH: Final = 5
-LEAST: Final = 100
+LEAST: Final = 50
 
 
 @dataclass(frozen=True)
@@ -43,23 +44,37 @@ class Exploring:
     epsilon: float
 
 
-@dataclass(frozen=True, eq=False)
-class Launches:
-    """When products (products,) were launched, and after when (µs) until when one counts as new."""
+class Fresh:
+    """A quota of new products.
 
-    launched: Int64
-    since: int
-    until: int
+    Parameters
+    ----------
+    at_least
+        How many of an answer are new.
+    time
+        For how long (µs) after its launch a product is new.
+    launched
+        (products,) when each was launched (µs).
+    """
 
-    def of(self, products: Int32) -> Mask:
-        """Return which of some products (m,) are new."""
-        launched = self.launched[products]
-        return np.asarray((launched > self.since) & (launched <= self.until))
+    def __init__(self, at_least: int, time: int, launched: Int64) -> None:
+        self.at_least = at_least
+        self._time = time
+        self._launched = launched
+        self._turns = np.unique(np.concatenate([launched, launched + time]))
+        self._held: tuple[int, int, Mask] | None = None
 
-    @property
-    def mask(self) -> Mask:
-        """Which of all products (products,) are new."""
-        return np.asarray((self.launched > self.since) & (self.launched <= self.until))
+    def mask(self, at: int) -> Mask:
+        """Return which products (products,) are new at an instant (µs), shared and read-only."""
+        held = self._held
+        if held is None or not held[0] <= at < held[1]:
+            place = int(np.searchsorted(self._turns, at, side="right"))
+            since = self._turns[place - 1] if place else at
+            until = self._turns[place] if place < len(self._turns) else at + 1
+            mask = np.asarray((self._launched > at - self._time) & (self._launched <= at))
+            mask.flags.writeable = False
+            held = self._held = int(since), int(until), mask
+        return held[2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,27 +83,26 @@ class Soft:
 
     ``factors`` (products,) are those of all boosts together; ``pins`` map a slot (from 0) to a product; ``limits``
     are how many products of each category an answer takes, see ``Room``; ``trade_off`` is the λ of diversity, 1
-    without; ``quota`` is how many of the ``newcomers`` an answer has at least.
+    without.
     """
 
     factors: Floats | None = None
     pins: Mapping[int, int] = field(default_factory=dict)
     limits: Sequence[float] | None = None
     trade_off: float = 1.0
-    quota: int = 0
-    launches: Launches | None = None
+    fresh: Fresh | None = None
     exploring: Exploring | None = None
 
-    @property
+    @cached_property
     def is_empty(self) -> bool:
         """Whether they leave every order as it is."""
         return not (self.chooses or self.pins or self.exploring)
 
-    @property
+    @cached_property
     def chooses(self) -> bool:
         """Whether they choose among more candidates than are shown."""
         orders = self.factors is not None or self.limits is not None or self.trade_off < 1.0
-        return orders or self.launches is not None
+        return orders or self.fresh is not None
 
 
 class Slot(NamedTuple):
@@ -105,16 +119,18 @@ class Arrangement:
     Parameters
     ----------
     categories
-        (products,) code of each product's category, −1 without one.
+        Of the products.
     nearness
         Of the products; None for a model without vectors, whose answers diversity leaves as they are.
     """
 
-    def __init__(self, categories: Int64, nearness: Nearness | None) -> None:
+    def __init__(self, categories: Categories, nearness: Nearness | None) -> None:
         self._categories = categories
         self._nearness = nearness
 
-    def of(self, soft: Soft, draws: Draws, allowed: Mask, n: int, request_id: str | None) -> list[Slot]:
+    def of(
+        self, soft: Soft, draws: Draws, allowed: Mask, n: int, *, at: int, request_id: str | None
+    ) -> list[Slot]:
         """Return the slots of an answer: ``n``, or as many as products are allowed where there are fewer.
 
         Parameters
@@ -127,6 +143,8 @@ class Arrangement:
             (products,) mask of what may be shown.
         n
             How many slots.
+        at
+            The instant (µs), to which products are new.
         request_id
             Seeds exploration; None: nothing is explored.
         """
@@ -134,12 +152,15 @@ class Arrangement:
         draws.draw(allowed, n, deep)
         n = min(n, len(draws.products))  # fewer are drawn only where that is all
         answer = _Answer(n, draws, allowed, Room(self._categories, soft.limits))
-        answer.pin({slot: product for slot, product in soft.pins.items() if slot < n and allowed[product]})
+        if soft.pins:
+            answer.pin(
+                {slot: product for slot, product in soft.pins.items() if slot < n and allowed[product]}
+            )
         answer.fill(soft, self._nearness if soft.trade_off < 1.0 else None)
         slots = () if soft.exploring is None else soft.exploring.slots
         explored = [slot for slot in slots if slot < n and answer.slots[slot].source != PINNED]
-        if soft.launches is not None:
-            answer.admit(soft.launches, soft.quota, explored)
+        if soft.fresh is not None:
+            answer.admit(soft.fresh, at, explored)
         if soft.exploring is not None and request_id is not None:
             for slot in explored:
                 answer.explore(slot, soft.exploring, request_id)
@@ -164,19 +185,23 @@ class _Answer:
     def _product(self, place: int) -> int:
         return int(self._draws.products[place])
 
+    def _code(self, place: int) -> int:
+        return self._room.code(self._product(place))
+
     def _put(self, slot: int, held: Slot) -> None:
         before = self._held.get(slot)
         if before is not None:
-            self._room.take(self._room.code(self._product(before.place)), -1)
+            self._room.take(self._code(before.place), -1)
         self._held[slot] = held
-        self._room.take(self._room.code(self._product(held.place)))
+        self._room.take(self._code(held.place))
 
     def _places(self, products: Sequence[int]) -> list[int]:
         """Return the places of products, which are added to the draws where they are not yet there."""
         drawn = self._draws.products.tolist()
         missing = [product for product in products if product not in drawn]
-        self._draws.named(np.array(missing, dtype=np.int32))
-        drawn += missing
+        if missing:
+            self._draws.named(np.array(missing, dtype=np.int32))
+            drawn += missing
         return [drawn.index(product) for product in products]
 
     def pin(self, pins: Mapping[int, int]) -> None:
@@ -191,28 +216,34 @@ class _Answer:
         products = self._draws.products
         order = np.arange(len(products))
         if soft.factors is not None:
-            order = np.argsort((order + 1.0) / soft.factors[products], kind="stable")
+            order = ((order + 1.0) / soft.factors.take(products)).argsort(kind="stable")
         if soft.limits is None and nearness is None:
             pinned = {held.place for held in self._held.values()}
             places = [place for place in order.tolist() if place not in pinned]
             self._held.update((slot, Slot(place)) for slot, place in zip(free, places, strict=False))
             return
-        choice = self._choice(soft, order, nearness)
+        choice, codes = self._choice(soft, order, nearness)
+        held, room, has_more = self._held, self._room, True
         for slot in free:
             place = choice.next()
-            if place is None and self._deepen():
-                drawn = np.arange(len(order), len(self._draws.products))
-                order = np.concatenate([order, drawn])
-                choice = self._choice(soft, order, nearness)
-                place = choice.next()
+            if place is None and has_more:
+                has_more = self._deepen()  # what has no room now will have none later
+                if has_more:
+                    drawn = np.arange(len(order), len(self._draws.products))
+                    order = np.concatenate([order, drawn])
+                    choice, codes = self._choice(soft, order, nearness)
+                    place = choice.next()
             if place is None:
                 place = choice.next_of_all()
             assert place is not None, "at least as many candidates are drawn as there are slots"
-            self._put(slot, Slot(place))
+            held[slot] = Slot(place)
+            room.take(codes[place])
             if slot != free[-1]:
                 choice.took(place)
 
-    def _choice(self, soft: Soft, order: Places, nearness: Nearness | None) -> InOrder | Marginal:
+    def _choice(
+        self, soft: Soft, order: Places, nearness: Nearness | None
+    ) -> tuple[InOrder | Marginal, list[int]]:
         products = self._draws.products
         codes = self._room.codes(products)
         choice: InOrder | Marginal
@@ -224,7 +255,7 @@ class _Answer:
             )
         for held in self._held.values():
             choice.took(held.place)
-        return choice
+        return choice, codes
 
     def _deepen(self) -> bool:
         """Draw more, of categories that have room; return whether there were any."""
@@ -233,16 +264,17 @@ class _Answer:
         self._room.clear(left)
         return bool(left.any()) and len(self._draws.draw(left, 1, max(DEPTH * self._n, LEAST))) > 0
 
-    def admit(self, launches: Launches, quota: int, kept: Collection[int]) -> None:
+    def admit(self, fresh: Fresh, at: int, kept: Collection[int]) -> None:
         """Give the last slots, not pinned nor ``kept``, to new products until ``quota`` are there, as caps allow."""
         shown = {held.place for held in self._held.values()}
-        new = set(np.flatnonzero(launches.of(self._draws.products)).tolist())
-        missing = quota - len(new & shown)
+        mask = fresh.mask(at)
+        new = set(np.flatnonzero(mask.take(self._draws.products)).tolist())
+        missing = fresh.at_least - len(new & shown)
         if missing <= 0:
             return
         places = sorted(new - shown)
         if len(places) < missing:
-            places += self._newcomers(launches, missing)
+            places += self._newcomers(mask, missing)
         given: list[tuple[int, int]] = []
         for slot in reversed(range(self._n)):
             held = self._held[slot]
@@ -250,7 +282,7 @@ class _Answer:
                 break
             if held.source == PINNED or slot in kept or held.place in new:
                 continue
-            place = self._fitting(places, self._product(held.place))
+            place = self._fitting(places, held.place)
             if place is not None:
                 places.remove(place)
                 self._put(slot, Slot(place, NEW))
@@ -258,18 +290,18 @@ class _Answer:
         for slot, place in zip(sorted(slot for slot, _ in given), sorted(p for _, p in given), strict=True):
             self._held[slot] = Slot(place, NEW)
 
-    def _newcomers(self, launches: Launches, missing: int) -> list[int]:
+    def _newcomers(self, new: Mask, missing: int) -> list[int]:
         """Draw new products that are not among the candidates."""
-        left = self._allowed & launches.mask
+        left = self._allowed & new
         left[self._draws.products] = False
         self._room.clear(left)
         return self._draws.draw(left, 1, DEPTH * missing).tolist() if left.any() else []
 
     def _fitting(self, places: Sequence[int], leaving: int) -> int | None:
-        """Return the first place whose category has room once a product has left."""
-        code = self._room.code(leaving)
+        """Return the first place whose category has room once another one has left."""
+        code = self._code(leaving)
         self._room.take(code, -1)
-        found = next((p for p in places if self._room.has(self._room.code(self._product(p)))), None)
+        found = next((place for place in places if self._room.has(self._code(place))), None)
         self._room.take(code)
         return found
 
@@ -277,19 +309,30 @@ class _Answer:
         """Let chance decide what a slot shows: anything allowed that no other slot shows and caps have room for."""
         held = self._held[slot]
         greedy = self._product(held.place)
-        self._room.take(self._room.code(greedy), -1)
-        eligible = self._allowed.copy()
-        self._room.clear(eligible)
-        self._room.take(self._room.code(greedy))
-        eligible[[self._product(other.place) for other in self._held.values()]] = False
-        eligible[greedy] = True
-        size = int(np.count_nonzero(eligible))
+        code = self._room.code(greedy)
+        self._room.take(code, -1)
+        size = self._eligible(code)
         drawn = chance(exploring.name, slot, request_id)
         chosen = greedy
         if drawn.u < exploring.epsilon:
+            eligible = self._allowed.copy()
+            self._room.clear(eligible)
+            eligible[[self._product(other.place) for other in self._held.values()]] = False
+            eligible[greedy] = True
             chosen = int(np.flatnonzero(eligible)[drawn.number % size])
+        self._room.take(code)
         likely = propensity(exploring.epsilon, size, is_greedy=chosen == greedy)
         if chosen == greedy:
             self._held[slot] = held._replace(propensity=likely)
         else:
             self._put(slot, Slot(self._places([chosen])[0], EXPLORE, likely))
+
+    def _eligible(self, own: int) -> int:
+        """Return how many products a slot could show whose own one, of the category ``own``, is counted out.
+
+        All that are allowed but those of the other slots and those of categories without room; its own one always.
+        """
+        size = int(np.count_nonzero(self._allowed)) - (self._n - 1)
+        for code in self._room.full():
+            size -= self._room.left(self._allowed, code) - self._room.used(code) - (code == own)
+        return size

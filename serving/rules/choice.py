@@ -9,6 +9,7 @@ m candidates, then 1/m less each.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,38 @@ Int32 = NDArray[np.int32]
 Int64 = NDArray[np.int64]
 Places = NDArray[np.intp]
 
+_TAKEN: Final = -np.inf
+
+
+class Categories:
+    """The categories of a catalog's products, as caps see them.
+
+    Parameters
+    ----------
+    codes
+        (products,) of each product's category, −1 without one.
+    count
+        How many categories there are.
+    """
+
+    def __init__(self, codes: Int64, count: int) -> None:
+        self._codes = codes
+        order = np.argsort(codes, kind="stable").astype(np.int32)
+        ends = np.searchsorted(codes[order], np.arange(-1, count), side="right")
+        self._rows = np.split(order, ends[:-1])
+
+    def of(self, products: Int32) -> list[int]:
+        """Return the code of each product's category."""
+        return self._codes.take(products).tolist()  # type: ignore[no-any-return]
+
+    def code(self, product: int) -> int:
+        """Return the code of a product's category."""
+        return int(self._codes[product])
+
+    def rows(self, code: int) -> Int32:
+        """Return the products of a category."""
+        return self._rows[code + 1]
+
 
 class Room:
     """How much room caps leave in the categories of an answer.
@@ -27,23 +60,23 @@ class Room:
     Parameters
     ----------
     categories
-        (products,) codes, −1 without a category.
+        Of the products.
     limits
         How many products of each code an answer takes, the last for code −1; None: any number.
     """
 
-    def __init__(self, categories: Int64, limits: Sequence[float] | None) -> None:
+    def __init__(self, categories: Categories, limits: Sequence[float] | None) -> None:
         self._categories = categories
         self._limits = limits
         self._used: dict[int, int] = {}
 
     def code(self, product: int) -> int:
         """Return the code of a product's category; −1 where nothing is capped."""
-        return -1 if self._limits is None else int(self._categories[product])
+        return -1 if self._limits is None else self._categories.code(product)
 
     def codes(self, products: Int32) -> list[int]:
         """Return the code of each product's category."""
-        return [-1] * len(products) if self._limits is None else self._categories[products].tolist()
+        return [-1] * len(products) if self._limits is None else self._categories.of(products)
 
     def has(self, code: int) -> bool:
         """Whether one more product of a category fits."""
@@ -51,16 +84,25 @@ class Room:
 
     def take(self, code: int, products: int = 1) -> None:
         """Count a product in, or out with −1."""
-        self._used[code] = self._used.get(code, 0) + products
+        if self._limits is not None:
+            self._used[code] = self._used.get(code, 0) + products
+
+    def used(self, code: int) -> int:
+        """Return how many products of a category are counted."""
+        return self._used.get(code, 0)
 
     def full(self) -> list[int]:
         """Return the categories without room."""
         return [code for code in self._used if not self.has(code)]
 
+    def left(self, allowed: Mask, code: int) -> int:
+        """Return how many of the allowed products (products,) are of a category."""
+        return int(np.count_nonzero(allowed[self._categories.rows(code)]))
+
     def clear(self, mask: Mask) -> None:
         """Take the products of categories without room out of ``mask`` (products,)."""
         for code in self.full():
-            mask &= self._categories != code
+            mask[self._categories.rows(code)] = False
 
 
 class InOrder:
@@ -125,39 +167,62 @@ class Marginal:
         trade_off: float,
         nearness: Nearness,
     ) -> None:
-        size = len(order)
-        self._order = order
-        self._turn = np.empty(size, dtype=np.intp)
-        self._turn[order] = np.arange(size)
-        # all of these in order, so that of equals the first one is chosen
-        self._units = nearness.units(products[order])
-        self._relevance = (trade_off * (1.0 - np.arange(size) / size)).astype(np.float32)
-        self._weight = np.float32(1.0 - trade_off)
-        self._nearest: NDArray[np.float32] | None = None
-        self._values = self._relevance
+        units = nearness.units(products[order])  # in order, so that of equals the first one is chosen
+        size, dimensions = units.shape
+        # relevance beside the vectors, so that one product of matrix and vector weighs it against a chosen one
+        self._table = np.empty((size, dimensions + 1), dtype=np.float32)
+        self._table[:, :-1] = units
+        self._table[:, -1] = trade_off * (1.0 - np.arange(size) / size)
+        self._scale = np.float32(trade_off - 1.0)
+        self._values = self._table[:, -1].copy()
+        self._weighed = np.empty(size, dtype=np.float32)
+        self._chosen: list[NDArray[np.float32]] = []
+        self._passed: list[int] = []
+        self._order: list[int] = order.tolist()
+        self._turns: dict[int, int] | None = None
+        self._turn = -1
         self._codes = codes
         self._room = room
 
     def next(self) -> int | None:
         """See ``InOrder``."""
         values = self._values
-        while values[turn := int(values.argmax())] > -np.inf:
-            place = int(self._order[turn])
-            code = self._codes[place]
-            if self._room.has(code):
+        while True:
+            self._turn = turn = int(values.argmax())
+            if values[turn] == _TAKEN:
+                return None
+            place = self._order[turn]
+            if self._room.has(self._codes[place]):
                 return place
-            values = np.where(np.array(self._codes)[self._order] == code, -np.inf, values)
-        return None
+            values[turn] = _TAKEN  # no room comes back: products are only counted in
+            self._passed.append(turn)
 
     def next_of_all(self) -> int | None:
         """See ``InOrder``."""
-        turn = int(self._values.argmax())
-        return int(self._order[turn]) if self._values[turn] > -np.inf else None
+        if not self._passed:
+            return None
+        rows = self._table[sorted(self._passed)]
+        values = rows[:, -1]
+        if self._chosen:
+            values = (rows @ np.stack(self._chosen).T).min(axis=1)
+        self._turn = sorted(self._passed)[int(values.argmax())]
+        return self._order[self._turn]
 
     def took(self, place: int) -> None:
         """See ``InOrder``."""
-        turn = self._turn[place]
-        near = self._units @ self._units[turn]
-        self._nearest = near if self._nearest is None else np.maximum(self._nearest, near, out=self._nearest)
-        self._relevance[turn] = -np.inf
-        self._values = self._relevance - self._weight * self._nearest
+        turn = self._turn
+        if turn < 0 or self._order[turn] != place:  # not what ``next`` has returned last
+            if self._turns is None:
+                self._turns = {one: number for number, one in enumerate(self._order)}
+            turn = self._turns[place]
+        weights = self._table[turn] * self._scale
+        weights[-1] = 1.0
+        if self._chosen:
+            np.dot(self._table, weights, out=self._weighed)
+            np.minimum(self._values, self._weighed, out=self._values)
+        else:
+            np.dot(self._table, weights, out=self._values)
+        self._chosen.append(weights)
+        self._values[turn] = _TAKEN
+        if self._passed:
+            self._passed = [one for one in self._passed if one != turn]

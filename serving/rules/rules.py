@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 from feature_repo import names as v
 from feature_repo import schema as s
-from feature_repo.recent import DAY_US, to_micros
+from feature_repo.recent import DAY_US
 from serving.bundle import Bundle
 from serving.catalog import Catalog
 from serving.errors import ConfigError
 from serving.filtering import Mask, Numbers
-from serving.rules.apply import Exploring, Launches, Soft
+from serving.rules.apply import Exploring, Fresh, Soft
+from serving.rules.choice import Categories
 from serving.rules.config import Age, Boost, Cap, Eligibility, New, Rule, RulesFile, Selected, read
 from serving.rules.hard import Hard, selected
 from serving.rules.rhythm import Rhythm
@@ -70,8 +71,7 @@ class Rules:
         self.hard = Hard(file, bundle.catalog)
         self._rhythm = None if file.due is None else Rhythm(file.due, bundle.catalog)
         codes, found = pd.factorize(bundle.catalog.frame[s.CATEGORY])
-        #: (products,) code of each product's category, −1 without one.
-        self.categories: NDArray[np.int64] = codes.astype(np.int64)
+        self.categories = Categories(codes.astype(np.int64), len(found))
         self._codes = {str(category): code for code, category in enumerate(found)}
         self._names = {code: category for category, code in self._codes.items()}
         #: The soft rules, in the order in which they are applied.
@@ -79,11 +79,12 @@ class Rules:
             *file.boost, *file.cap, *file.diversity, *file.pin, *file.new, *file.explore
         )  # fmt: skip
         self._edition: object = None
-        self._held: dict[tuple[int, ...], tuple[Soft, New | None]] = {}
+        self._held: dict[tuple[int, ...], Soft] = {}
+        self._unrestricted = _unrestricted(self.ordering)
 
     def category_of(self, product: int) -> str | None:
         """Return the category of a product; None without one."""
-        return self._names.get(int(self.categories[product]))
+        return self._names.get(self.categories.code(product))
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ class Rules:
     def hard_alone(self) -> Rules:
         """Return the same rules of the same file without those that order."""
         other = copy.copy(self)
-        other.ordering, other._held = (), {}
+        other.ordering, other._unrestricted, other._held = (), (), {}
         return other
 
     def check_customers(self, attributes: Collection[str]) -> None:
@@ -120,45 +121,43 @@ class Rules:
 
     def soft(self, asked: Asked, *, only: Collection[Rule] | None = None) -> Soft:
         """Return the soft rules of a request; ``only`` some of them, for who wants to see what each does."""
-        holding = tuple(
-            place
-            for place, rule in enumerate(self.ordering)
-            if rule.holds(asked.at, asked.surface, asked.segment) and (only is None or rule in only)
-        )
+        holding = self._unrestricted
+        if only is not None or holding is None:
+            holding = tuple(
+                place
+                for place, rule in enumerate(self.ordering)
+                if rule.holds(asked.at, asked.surface, asked.segment) and (only is None or rule in only)
+            )
         edition = self._catalog.edition
         if edition is not self._edition:
             self._held, self._edition = {}, edition
-        kept, held = self._held, self._held.get(holding)
-        if held is None:
-            held = kept[holding] = self._resolved([self.ordering[place] for place in holding])
-        soft, new = held
-        if new is None:
-            return soft
-        until = to_micros(asked.at)
-        launches = Launches(self._catalog.launched, until - int(new.days * DAY_US), until)
-        return replace(soft, quota=new.at_least, launches=launches)
+        kept, soft = self._held, self._held.get(holding)
+        if soft is None:
+            soft = kept[holding] = self._resolved([self.ordering[place] for place in holding])
+        return soft
 
-    def _resolved(self, rules: Sequence[Rule]) -> tuple[Soft, New | None]:
+    def _resolved(self, rules: Sequence[Rule]) -> Soft:
         """Return what rules that hold together come to; of several about the same thing the first wins."""
         kinds = ("pin", "boost", "cap", "diversity", "new", "explore")
         file = self.file.model_copy(
             update={kind: [rule for rule in getattr(self.file, kind) if rule in rules] for kind in kinds}
         )
-        explore = next(iter(file.explore), None)
-        return (
-            Soft(
-                factors=self._factors(file.boost) if file.boost else None,
-                pins=self._pins(file),
-                limits=self._limits(file.cap) if file.cap else None,
-                trade_off=file.diversity[0].trade_off if file.diversity else 1.0,
-                exploring=None
-                if explore is None
-                else Exploring(
-                    explore.name, tuple(sorted({slot - 1 for slot in explore.slots})), explore.epsilon
-                ),
+        explore, new = next(iter(file.explore), None), next(iter(file.new), None)
+        return Soft(
+            factors=self._factors(file.boost) if file.boost else None,
+            pins=self._pins(file),
+            limits=self._limits(file.cap) if file.cap else None,
+            trade_off=file.diversity[0].trade_off if file.diversity else 1.0,
+            fresh=None if new is None else self._fresh(new),
+            exploring=None
+            if explore is None
+            else Exploring(
+                explore.name, tuple(sorted({slot - 1 for slot in explore.slots})), explore.epsilon
             ),
-            next(iter(file.new), None),
         )
+
+    def _fresh(self, rule: New) -> Fresh:
+        return Fresh(rule.at_least, int(rule.days * DAY_US), self._catalog.launched)
 
     def _pins(self, file: RulesFile) -> dict[int, int]:
         pins: dict[int, int] = {}
@@ -210,6 +209,14 @@ def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Collection[st
     except ConfigError as error:
         raise ConfigError(f"{error}; correct {path}") from None
     return rules
+
+
+def _unrestricted(rules: Sequence[Rule]) -> tuple[int, ...] | None:
+    """Return the places of rules that hold for every request; None where some do not."""
+    restrictions = ("surface", "segment", "starts_at", "ends_at")
+    if any(getattr(rule, name) is not None for rule in rules for name in restrictions):
+        return None
+    return tuple(range(len(rules)))
 
 
 def _check(file: RulesFile, catalog: Catalog) -> None:

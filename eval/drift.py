@@ -81,6 +81,8 @@ def profiles(
             )
             for name in rows.columns
         ]
+        if not facets:
+            continue
         con.register(_VIEW, rows)
         try:
             found |= count_facets(con, _VIEW, facets, like=like)

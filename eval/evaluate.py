@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eval.metrics import METRICS, NDCG, RECALL, Relevant, coverage, gini, novelty, ranking_metrics
+from eval.beyond import coverage, gini, novelty
+from eval.metrics import METRICS, NDCG, RECALL, Relevant, ranking_metrics
 from eval.significance import Interval, bootstrap_mean, paired_difference
 from feature_repo import schema as s
 from serving.catalog import Catalog
@@ -262,7 +263,11 @@ def judge(
     products: str = ALL,
     sources: Mapping[str, float] | None = None,
 ) -> Evaluation:
-    """Judge rankings (customers of ``asked``, k) of catalog indices, −1 where a list is shorter."""
+    """Judge rankings (customers of ``asked``, k) of catalog indices, −1 where a list is shorter.
+
+    Where nothing at all is shown, novelty and inequality are told as 0.
+    """
+    shows = bool((ranked >= 0).any())
     window, size, k = asked.window, len(asked.catalog), ranked.shape[1]
     metrics = ranking_metrics(ranked, asked.relevant, k=k)
     metrics.index = pd.Index(asked.customers, name=s.CUSTOMER_ID)
@@ -276,8 +281,10 @@ def judge(
         ranked=ranked,
         beyond={
             "coverage": coverage(ranked, size),
-            "novelty_bits": novelty(ranked, np.bincount(before[before >= 0], minlength=size)),
-            "gini": gini(ranked, size),
+            "novelty_bits": novelty(ranked, np.bincount(before[before >= 0], minlength=size))
+            if shows
+            else 0.0,
+            "gini": gini(ranked, size) if shows else 0.0,
         },
         unseen=float((asked.relevant.indices >= size).mean()),
         products=products,

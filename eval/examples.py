@@ -14,9 +14,8 @@ import pandas as pd
 from eval.candidates import first_by_hash
 from eval.evaluate import NEW
 from eval.metrics import HR
-from eval.pooled import AtOrigin
 from eval.results import Example, Shown
-from eval.rolling import SHOWN, policy_rows
+from eval.rolling import SHOWN, AtOrigin, policy_rows
 from feature_repo import schema as s
 from serving.recommender import PurchasedPolicy
 

@@ -60,13 +60,14 @@ def parts(asked: Candidates, window: Window) -> dict[str, Bools]:
 class Pairs:
     """What there is in a part: pairs, how many are bought, their share, and the logloss of always saying it.
 
-    Pairs and purchases are numbers of the whole shop, where the candidates are a weighted sample of it.
+    Pairs and purchases are numbers of the whole shop, where the candidates are a weighted sample of it. Of a part
+    without pairs there is no share.
     """
 
     pairs: float
     purchases: float
-    base_rate: float
-    logloss_base_rate: float
+    base_rate: float | None
+    logloss_base_rate: float | None
 
     @classmethod
     def of(cls, asked: Candidates, part: Bools) -> Pairs:
@@ -74,12 +75,12 @@ class Pairs:
         weights = _weights(asked)[part]
         total = float(weights.sum())
         bought = float((weights * asked.bought[part]).sum())
-        rate = bought / total if total else 0.0
-        return cls(total, bought, rate, entropy(rate))
+        rate = bought / total if total else None
+        return cls(total, bought, rate, None if rate is None else entropy(rate))
 
     def to_json(self) -> dict[str, float]:
-        """Return it as rounded JSON values."""
-        return {name: _rounded(value) for name, value in asdict(self).items()}
+        """Return what is told, as rounded JSON values."""
+        return {name: _rounded(value) for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True)

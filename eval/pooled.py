@@ -1,5 +1,7 @@
 """Pooling: from how each recipe did at each origin to means, intervals, slices and comparisons over all of them.
 
+Lists are pooled here, scores of candidates in ``eval.pooled_scores``.
+
 A customer judged at several origins is one cluster of the bootstrap. All recipes of a purchased policy are resampled
 with the same customers, so that differences are paired; p-values are corrected over all pairs of recipes (Holm).
 """
@@ -7,7 +9,7 @@ with the same customers, so that differences are paired; p-values are corrected 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
@@ -17,53 +19,28 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from eval.evaluate import ALL, EXISTING, NEW, POLICIES
+from eval.evaluate import ALL, POLICIES
 from eval.metrics import HR, MRR, NDCG, RECALL
+from eval.pooled_scores import FEWEST, calibration_of, candidate_scores, gains_of
 from eval.resampling import Means, clustered_means
 from eval.results import (
     Beyond,
     Calibration,
-    CalibrationBin,
     CandidateScore,
     Comparison,
     Estimate,
     Gains,
-    Group,
     ListScore,
     Multiple,
 )
-from eval.rolling import LIST_METRICS, TIERS, Judged, policy_rows
-from eval.scorecard import (
-    AUC,
-    AUC_ALL,
-    AUC_CLASS,
-    AUC_NEWCOMERS,
-    BASE_RATE,
-    BIN_ENDS,
-    CONTACTS,
-    LOGLOSS,
-    WEIGHT,
-    entropy,
-    expected_calibration_error,
-)
+from eval.rolling import LIST_METRICS, TIERS, AtOrigin, policy_rows
+from eval.scorecard import AUC
 from eval.significance import holm
-from eval.slices import NEWCOMERS, STANDING, WITH_MEASURES, WITHOUT_MEASURES
+from eval.slices import NEWCOMERS, STANDING
 from serving.recommender import PurchasedPolicy
 
 COMPARED: Final = (NDCG, MRR, HR, RECALL, AUC)
 RESAMPLES: Final = 4000
-_LIFTS: Final = (1, 5, 10, 20)
-_REACH: Final = 0.8
-_FEWEST: Final = 10  # rows of a slice below which nothing is told: such means name persons, not kinds
-
-
-@dataclass(frozen=True)
-class AtOrigin:
-    """All recipes at one origin, by name, and the labels of the customers (index: customer_id)."""
-
-    at: datetime
-    judged: Mapping[str, Judged]
-    labels: pd.DataFrame
 
 
 @dataclass(frozen=True)
@@ -110,6 +87,8 @@ def pool(
         Name of the recipe whose success others are told as a multiple of.
     seed, resamples, confidence
         Of the bootstrap.
+
+    A purchased policy under which fewer than two customers are judged is left out.
     """
     recipes = list(origins[0].judged)
     lists: list[ListScore] = []
@@ -117,7 +96,7 @@ def pool(
     success: list[Multiple] = []
     for policy in POLICIES:
         table = _table(origins, recipes, policy)
-        if table is None:
+        if table is None or len(np.unique(table.customer)) < 2:
             continue
         everybody = np.ones(len(table.values), dtype=np.bool_)
         means = table.means(everybody, resamples=resamples, seed=seed)
@@ -125,19 +104,21 @@ def pool(
         comparisons += _comparisons(means, recipes, policy, confidence)
         success += _multiples(means, recipes, policy, expert, ALL, ALL, confidence)
         for dimension, value, at, kept in _parts(table, origins):
-            if kept.sum() >= _FEWEST and len(np.unique(table.customer[kept])) > 1:
+            if kept.sum() >= FEWEST and len(np.unique(table.customer[kept])) > 1:
                 part = table.means(kept, resamples=resamples // 4, seed=seed)
                 lists += _scores(part, table, kept, recipes, policy, dimension, value, at, confidence)
                 if dimension in (STANDING, NEWCOMERS):
                     success += _multiples(part, recipes, policy, expert, dimension, value, confidence)
     return Pooled(
         lists=lists,
-        candidates=list(_candidates(origins, recipes, resamples=resamples, seed=seed, confidence=confidence)),
+        candidates=list(
+            candidate_scores(origins, recipes, resamples=resamples, seed=seed, confidence=confidence)
+        ),
         comparisons=comparisons,
         success=success,
         beyond=[one for recipe in recipes for one in _beyond(origins, recipe)],
-        gains=[_gains(origins, recipe) for recipe in recipes],
-        calibration=[one for recipe in recipes if (one := _calibration(origins, recipe)) is not None],
+        gains=[gains_of(origins, recipe) for recipe in recipes],
+        calibration=[one for recipe in recipes if (one := calibration_of(origins, recipe)) is not None],
     )
 
 
@@ -260,63 +241,6 @@ def _multiples(
         )
 
 
-def _candidates(
-    origins: Sequence[AtOrigin], recipes: Sequence[str], *, resamples: int, seed: int, confidence: float
-) -> Iterator[CandidateScore]:
-    for recipe in recipes:
-        frames = [
-            origin.judged[recipe].rows.assign(
-                origin=place,
-                **{
-                    name: _labels(origin, name, origin.judged[recipe].rows.index)
-                    for name in (STANDING, NEWCOMERS)
-                },
-            )
-            for place, origin in enumerate(origins)
-        ]
-        rows = pd.concat(frames)
-        kind, newcomer = rows[STANDING], rows[NEWCOMERS]
-        parts: list[tuple[Group, str, datetime | None, NDArray[np.bool_]]] = [
-            ("all", AUC_ALL, None, np.ones(len(rows), dtype=np.bool_)),
-            ("new", AUC_CLASS, None, (kind == NEW).to_numpy()),
-            ("new with measures", AUC_NEWCOMERS, None, (newcomer == WITH_MEASURES).to_numpy()),
-            ("new without measures", AUC_NEWCOMERS, None, (newcomer == WITHOUT_MEASURES).to_numpy()),
-            ("existing", AUC_CLASS, None, (kind == EXISTING).to_numpy()),
-            *(
-                ("all", AUC_ALL, origin.at, (rows["origin"] == i).to_numpy())
-                for i, origin in enumerate(origins)
-            ),
-        ]
-        for value, area, at, kept in parts:
-            part = rows[kept]
-            if len(part) < _FEWEST or part.index.nunique() < 2:
-                continue
-            draws = resamples if at is None else resamples // 4
-            plain = clustered_means(part[[area]], part.index, resamples=draws, seed=seed)
-            weighted = clustered_means(
-                part[[LOGLOSS, BASE_RATE]], part.index, weights=part[WEIGHT], resamples=draws, seed=seed
-            )
-            auc, loss = plain.interval(0, confidence=confidence), weighted.interval(0, confidence=confidence)
-            rate = float(weighted.observed[1])
-            yield CandidateScore(
-                recipe=recipe,
-                value=value,
-                at=at,
-                rows=len(part),
-                auc=None if auc is None else Estimate.of(auc),
-                logloss=None if loss is None else Estimate.of(loss),
-                logloss_constant=round(entropy(rate), 6),
-                base_rate=round(rate, 8),
-            )
-
-
-def _labels(origin: AtOrigin, dimension: str, customers: pd.Index[str]) -> NDArray[np.object_]:
-    """Return the label of each customer in a dimension; None where the dimension is not told."""
-    if dimension not in origin.labels:
-        return np.full(len(customers), None, dtype=object)
-    return origin.labels[dimension].reindex(customers).to_numpy(dtype=object)
-
-
 def _beyond(origins: Sequence[AtOrigin], recipe: str) -> Iterator[Beyond]:
     for policy in POLICIES:
         told = [
@@ -344,42 +268,3 @@ def _beyond(origins: Sequence[AtOrigin], recipe: str) -> Iterator[Beyond]:
                 for place, tier in enumerate(TIERS)
             },
         )
-
-
-def _gains(origins: Sequence[AtOrigin], recipe: str) -> Gains:
-    facts = [origin.judged[recipe].facts for origin in origins]
-    buyers = np.array([one["buyers"] for one in facts])
-    told = buyers > 0
-    if not told.any():
-        return Gains(recipe=recipe, buyers=0.0, reached=[], contacts_for_80=1.0, lift={})
-    curves = np.array([one["gains"] for one in facts], dtype=np.float64)
-    reached = np.average(curves[told], axis=0, weights=buyers[told])
-    return Gains(
-        recipe=recipe,
-        buyers=round(float(buyers.sum()), 1),
-        reached=[round(float(share), 5) for share in reached],
-        contacts_for_80=round(float(np.interp(_REACH, reached, CONTACTS)), 4),
-        lift={f"{share} %": round(float(reached[share] / (share / 100)), 3) for share in _LIFTS},
-    )
-
-
-def _calibration(origins: Sequence[AtOrigin], recipe: str) -> Calibration | None:
-    facts = [origin.judged[recipe].facts["calibration"] for origin in origins]
-    told = [np.array(one) for one in facts if one is not None]
-    if not told:
-        return None
-    bins = np.sum(told, axis=0)
-    return Calibration(
-        recipe=recipe,
-        bins=[
-            CalibrationBin(
-                low=low,
-                high=high,
-                pairs=round(float(pairs), 1),
-                predicted=round(float(chance / pairs), 8) if pairs else 0.0,
-                bought=round(float(bought / pairs), 8) if pairs else 0.0,
-            )
-            for low, high, (pairs, chance, bought) in zip(BIN_ENDS[:-1], BIN_ENDS[1:], bins, strict=True)
-        ],
-        ece=round(expected_calibration_error(bins), 8),
-    )

@@ -48,7 +48,7 @@ def least_share_taken(logloss: float) -> float:
     return float(brentq(lambda p: float(bernoulli.entropy(p)) - logloss, 1e-9, 0.5))
 
 
-def why_compare(*, products: int, base_rate: float, has_chances: bool) -> str:
+def why_compare(*, products: int, base_rate: float | None, has_chances: bool) -> str:
     """Return whether our figures and the published ones compare, in plain words.
 
     Parameters
@@ -56,19 +56,23 @@ def why_compare(*, products: int, base_rate: float, has_chances: bool) -> str:
     products
         Products on sale at an origin, the candidates of each customer here.
     base_rate
-        The share of candidates bought here.
+        The share of candidates bought here, None where none is.
     has_chances
         Whether any recipe's scores are chances that were held against what happened, so that it has a logloss.
     """
     theirs = TABLE["all"].logloss
+    here = "here none is."
+    if base_rate:
+        here = (
+            f"here one in {1 / base_rate:,.0f} is. What to hold ours against is {entropy(base_rate):.4f}, the logloss "
+            "of always saying that share."
+        )
     sentences = [
         "They compare in part.",
         "AUC does not depend on how rare purchases are, so it may be set beside with care: other customers, "
         "other products.",
         f"Logloss does not compare: {theirs:.2f} can only come of candidates of which about one in "
-        f"{1 / least_share_taken(theirs):.0f} or more is taken, or of negatives that were sampled; here one in "
-        f"{1 / base_rate:,.0f} is. What to hold ours against is {entropy(base_rate):.4f}, the logloss of always saying "
-        "that share.",
+        f"{1 / least_share_taken(theirs):.0f} or more is taken, or of negatives that were sampled; {here}",
         "The reciprocal rank, precision and recall do not compare either: they fall with the number of candidates, "
         f"there probably some tens of products, as banks have, here {products:,} on sale.",
     ]
@@ -105,7 +109,7 @@ def beside_published(
     k
         How many products were shown.
     """
-    whole = next(row for row in pooled.candidates if (row.value, row.at) == (ALL, None))
+    whole = next((row for row in pooled.candidates if (row.value, row.at) == (ALL, None)), None)
     return BesidePublished(
         recipe=recipe,
         k=k,
@@ -114,7 +118,7 @@ def beside_published(
         ours=list(_ours(recipe, pooled)),
         why=why_compare(
             products=origins[-1].products_on_sale,
-            base_rate=whole.base_rate,
+            base_rate=None if whole is None else whole.base_rate,
             has_chances=bool(pooled.calibration),
         ),
     )

@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from eval.significance import Interval
 from feature_repo.quality_profile import ColumnProfile
@@ -20,6 +20,7 @@ from serving.recommender import PurchasedPolicy
 
 SCHEMA_VERSION: Final = 1
 RESULTS: Final = "results.json"
+_ALPHA: Final = 0.05
 
 #: Kinds of customers whose candidates are scored apart; the two of new customers where the shop has measures.
 Group = Literal["all", "new", "new with measures", "new without measures", "existing"]
@@ -67,7 +68,8 @@ class Setting(_Strict):
     """How it was judged.
 
     ``k`` products are shown to each customer; a window of ``horizon_days`` follows each origin, and the origins are
-    ``every_days`` apart. ``asked_origins`` is how many were wanted, which a short history may not have.
+    ``every_days`` apart. ``asked_origins`` is how many were wanted: a short history may not have as many, and those
+    at which too few bought are left out.
     """
 
     k: int
@@ -79,14 +81,26 @@ class Setting(_Strict):
     confidence: float
 
 
+class Unranked(_Strict):
+    """An origin at which a recipe was fitted without its ranker, and why."""
+
+    at: datetime
+    why: str
+
+
 class RecipeInfo(_Strict):
-    """A recipe that was judged; ``chance_days``: its scores are chances of a purchase within so many days."""
+    """A recipe that was judged.
+
+    ``chance_days``: its scores are chances of a purchase within so many days; ``unranked``: where it was judged
+    without its ranker, so that it says nothing of what a ranker is worth.
+    """
 
     name: str
     model: str
     baseline: bool
     chance_days: int | None
     recipe: dict[str, Any]
+    unranked: list[Unranked] = Field(default_factory=list)
     fit_seconds: float
     judge_seconds: float
 
@@ -109,6 +123,15 @@ class OriginInfo(_Strict):
     known_customers: int
     products_on_sale: int
     candidates: str
+
+
+class SkippedOrigin(_Strict):
+    """An origin that was left out: too few known ``customers`` made its ``purchases`` in [at, end) to judge by."""
+
+    at: datetime
+    end: datetime
+    customers: int
+    purchases: int
 
 
 class ListScore(_Strict):
@@ -134,7 +157,8 @@ class CandidateScore(_Strict):
     """Scores of the candidates of known customers of a group; over all origins or at one.
 
     ``auc`` is of all pairs (customer, product) of an origin together. ``logloss`` is told of chances only, beside
-    ``logloss_constant``, that of one who always says the share of pairs that are bought, ``base_rate``.
+    ``logloss_constant``, that of one who always says the share of pairs that are bought, ``base_rate``; both are None
+    where no pair is.
     """
 
     recipe: str
@@ -143,12 +167,15 @@ class CandidateScore(_Strict):
     rows: int
     auc: Estimate | None
     logloss: Estimate | None
-    logloss_constant: float
-    base_rate: float
+    logloss_constant: float | None
+    base_rate: float | None
 
 
 class Comparison(_Strict):
-    """The paired difference ``better`` − ``worse`` in a metric; ``p_holm`` is corrected for all pairs of recipes."""
+    """The paired difference ``better`` − ``worse`` in a metric; ``p_holm`` is corrected for all pairs of recipes.
+
+    The interval is that of the pair alone, so it may leave zero out where the corrected p is not below .05.
+    """
 
     purchased: PurchasedPolicy
     metric: str
@@ -157,6 +184,11 @@ class Comparison(_Strict):
     difference: Estimate
     p: float
     p_holm: float
+
+    @property
+    def disagrees(self) -> bool:
+        """Whether interval and corrected p say different things of whether this is chance."""
+        return (self.p_holm < _ALPHA) != (self.difference.low > 0 or self.difference.high < 0)
 
 
 class Multiple(_Strict):
@@ -202,13 +234,13 @@ class Gains(_Strict):
 
 
 class CalibrationBin(_Strict):
-    """Pairs whose predicted chance lies in [low, high): how many, the mean chance, the share bought."""
+    """Pairs whose predicted chance lies in [low, high): how many, the mean chance, the share bought; None of none."""
 
     low: float
     high: float
     pairs: float
-    predicted: float
-    bought: float
+    predicted: float | None
+    bought: float | None
 
 
 class Calibration(_Strict):
@@ -338,6 +370,7 @@ class Results(_Strict):
     setting: Setting
     recipes: list[RecipeInfo]
     origins: list[OriginInfo]
+    skipped: list[SkippedOrigin] = Field(default_factory=list)
     lists: list[ListScore]
     candidates: list[CandidateScore]
     comparisons: list[Comparison]

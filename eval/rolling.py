@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,9 +21,10 @@ import pandas as pd
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from eval.beyond import intra_list_diversity, self_information
 from eval.candidates import Candidates, score
 from eval.evaluate import POLICIES, Evaluation, Questions, Window, evaluate
-from eval.metrics import METRICS, hits, intra_list_diversity, self_information
+from eval.metrics import METRICS, hits
 from eval.scorecard import AUC, Scorecard, scorecard
 from feature_repo import schema as s
 from serving.catalog import Catalog
@@ -42,7 +44,7 @@ _HEAD, _TAIL = 0.2, 0.5  # the fifth that sold most, the half that sold least
 
 _LISTS, _ROWS, _FACTS = "lists.parquet", "candidates.parquet", "facts.json"
 #: Changes whenever the same data, recipe and origin would give other files.
-FORMAT: Final = 2
+FORMAT: Final = 3
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,15 @@ class Judged:
             return None
 
 
+@dataclass(frozen=True)
+class AtOrigin:
+    """All recipes at one origin, by name, and the labels of the customers (index: customer_id)."""
+
+    at: datetime
+    judged: Mapping[str, Judged]
+    labels: pd.DataFrame
+
+
 def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int, horizon_days: int) -> Judged:
     """Ask ``recommender`` at the origin of ``ground`` and judge what it says.
 
@@ -172,6 +183,7 @@ def judge_recipe(recommender: Recommender, ground: Ground, *, name: str, k: int,
     facts: dict[str, Any] = {
         "recipe": name,
         "chance_days": scored.chance_days,
+        "unranked": recommender.bundle.manifest.policy.unranked,
         "gains": card.gains.tolist(),
         "buyers": card.buyers,
         "calibration": None if card.calibration is None else card.calibration.tolist(),

@@ -155,11 +155,15 @@ def _ranked(
     comparisons: Sequence[Comparison],
     policy: PurchasedPolicy,
 ) -> list[str]:
-    """Hold each recipe with a ranker against the recipe that is the same but for it."""
+    """Hold each recipe with a ranker against the recipe that is the same but for it, and say where it had none."""
     told = []
     for recipe in recipes:
         if not recipe.recipe.get("ranker"):
             continue
+        if recipe.unranked:
+            told.append(_lacking(recipe))
+            if recipe.chance_days is None:
+                continue
         bare = {**recipe.recipe, "ranker": None, "name": ""}
         for other in recipes:
             if {**other.recipe, "ranker": other.recipe.get("ranker") or None, "name": ""} != bare:
@@ -181,6 +185,17 @@ def _ranked(
                 f"(+{one.difference.mean:.4f}, corrected p {_p(one.p_holm)})."
             )
     return told
+
+
+def _lacking(recipe: RecipeInfo) -> str:
+    why = recipe.unranked[-1].why
+    if recipe.chance_days is None:
+        return (
+            f"{recipe.name} was judged without its ranker at every origin, so its figures say nothing of what a "
+            f"ranker is worth: {why}."
+        )
+    at = _listed([f"{one.at:%Y-%m-%d}" for one in recipe.unranked])
+    return f"At {at} {recipe.name} was judged without its ranker, which its figures have to bear: {why}."
 
 
 def _allowed(
@@ -262,7 +277,7 @@ def _chances(
             f"so they cannot be held against what happened: --horizon {days} does that."
         ]
     for row in candidates:
-        if (row.recipe, row.value, row.at) == (winner, ALL, None) and row.logloss is not None:
+        if (row.recipe, row.value, row.at) == (winner, ALL, None) and row.logloss and row.logloss_constant:
             how = "below" if row.logloss.mean < row.logloss_constant else "not below"
             return [
                 f"Its scores are chances of a purchase: logloss {row.logloss.mean:.5f}, {how} the "

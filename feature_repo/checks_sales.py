@@ -97,7 +97,7 @@ SALE_CHECKS: Final = (
     missing_in(
         INTERACTIONS,
         PRODUCT_ID,
-        "such products have no name, price or category and are never recommended",
+        "such products have no name, price or category: they are learnt from and never recommended",
         fail_above=MOST,
     ),
     missing_in(INTERACTIONS, CUSTOMER_ID, "such customers have no attributes and no consent"),

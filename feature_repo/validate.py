@@ -23,7 +23,7 @@ from feature_repo.schema import CONSENT_PREFIX, CUSTOMERS, ROW_NUMBER, TABLES, T
 from feature_repo.tables import Tables
 from feature_repo.views import stored_columns
 
-__all__ = ["Finding", "Status", "Validation", "check_rows", "require_sound", "validate"]
+__all__ = ["Finding", "Status", "Validation", "check_rows", "refuse_failed", "require_sound", "validate"]
 
 _EXAMPLES = 3
 _FIELDS = 6
@@ -92,13 +92,17 @@ def require_sound(tables_dir: str | Path, *, now: datetime) -> None:
     DataError
         A check fails; the first finding is told.
     """
-    validation = validate(tables_dir, now=now)
+    refuse_failed(validate(tables_dir, now=now))
+
+
+def refuse_failed(validation: Validation) -> None:
+    """Refuse tables of which a check failed; see ``require_sound``."""
     failed = [finding for finding in validation.findings if finding.status == "FAIL"]
     if failed:
         first = failed[0]
         raise DataError(
-            f"expected sound tables in {tables_dir}, found {len(failed)} failed checks, first {first.table}: "
-            f"{first.check} ({first.message}); see `nextbest validate {tables_dir}`"
+            f"expected sound tables in {validation.directory}, found {len(failed)} failed checks, first "
+            f"{first.table}: {first.check} ({first.message}); see `nextbest validate {validation.directory}`"
         )
 
 

@@ -73,9 +73,9 @@ class Answers:
         query, surface = asked.to_query(self._clock(), request_id), asked.context.surface
         choice = self._choice(asked, query, served)
         first = served.live if choice is None else choice.recommender
-        is_quick = first.features.is_quick
+        is_quick = first.features.is_quick if choice is None else choice.is_quick
         # a slow store is not even asked on the event loop
-        begun = choice.recommender.begin([query]) if choice is not None and is_quick else None
+        begun = choice.begin([query]) if choice is not None and is_quick else None
 
         def work() -> bytes:
             with watched() as seconds:
@@ -83,7 +83,7 @@ class Answers:
                     if choice is None:
                         chosen, answered = served.recommend([query], surface)[0]
                     else:
-                        chosen, answered = choice, choice.recommender.recommend([query], begun)[0]
+                        chosen, answered = choice, choice.recommend([query], begun)[0]
                 with stage("exposure"):
                     self._shown(query, answered, chosen, request_id, surface)
                 with stage("json"):
@@ -98,8 +98,8 @@ class Answers:
             await asyncio.sleep(0)
             return work() if is_quick else await self._in_thread(work)
         finally:
-            if begun is not None:
-                begun.drop()
+            for one in begun or ():
+                one.drop()
 
     def _choice(self, asked: RecommendRequest, query: Query, served: Served) -> Choice | None:
         """Return what answers a request; None where that depends on attributes that are still to be read."""
@@ -179,28 +179,33 @@ class Answers:
             self._shadows.answer(query, choice, answered)
         if self._exposures is None:
             return
-        is_taken = self._exposures.add(
-            Exposure(
-                request_id=request_id,
-                at=to_micros(query.at),
-                customer_id=query.customer_id,
-                session_id=query.session_id,
-                surface=surface,
-                experiment=choice.experiment,
-                variant=choice.variant,
-                bundle=choice.recommender.bundle.tag,
-                rules=choice.recommender.digest,
-                items=tuple(
-                    Shown(item.product_id, item.score, item.source, item.propensity)
-                    for item in answered.items
-                ),
-                forced=choice.forced,
-            )
-        )
+        is_taken = self._exposures.add(exposure(query, choice, answered, request_id, surface))
         self._metrics.exposed("taken" if is_taken else "dropped")
 
     async def _in_thread(self, work: Callable[[], bytes]) -> bytes:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+
+def exposure(
+    query: Query, choice: Choice, answered: Recommendations, request_id: str, surface: str | None
+) -> Exposure:
+    """Return the record of what an answer showed."""
+    return Exposure(
+        request_id=request_id,
+        at=to_micros(query.at),
+        customer_id=query.customer_id,
+        session_id=query.session_id,
+        surface=surface,
+        experiment=choice.experiment,
+        variant=choice.variant,
+        bundle=choice.recommender.bundle.tag,
+        rules=choice.recommender.digest,
+        items=tuple(
+            Shown(item.product_id, item.score, item.source, item.propensity, item.team)
+            for item in answered.items
+        ),
+        forced=choice.forced,
+    )
 
 
 def _told(

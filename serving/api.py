@@ -394,7 +394,8 @@ class RecommendResponse(BaseModel):
     ``degraded`` is there, and true, only where what the online store has of the customer could not be read: what they
     did since the bundle was made is not known to this answer. Customers of the holdout, who see segment and popular
     only, have the experiment ``holdout`` and the variant ``fallback``. ``rules`` is the hash of the rules that the
-    answer was made under, as ``nextbest rules check`` tells it; null without rules.
+    answer was made under, as ``nextbest rules check`` tells it; null without rules. An answer that mixes the lists of
+    two variants has the variant ``interleaved``, and the bundle and the rules of the first.
     """
 
     request_id: str

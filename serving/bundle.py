@@ -23,7 +23,8 @@ import yaml
 from numpy.typing import NDArray
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as to_bytes
 
 from feature_repo import names as v
 from feature_repo import schema as s
@@ -136,7 +137,7 @@ def save(bundle: Bundle, bundles: Path, *, texts: Mapping[str, str]) -> str:
         if final.exists():
             shutil.rmtree(staging)
         else:
-            staging.chmod(0o755)
+            staging.chmod(inside.stat().st_mode & 0o777)  # as the umask has it; mkdtemp keeps others out
             staging.rename(final)
             _sync(bundles)
     except BaseException:
@@ -262,9 +263,9 @@ def _write_parts(bundle: Bundle, inside: Path) -> None:
         if array is not None:
             np.save(inside / f"{name}.npy", array, allow_pickle=False)
     if bundle.weights:
-        save_file(
-            {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}, inside / _WEIGHTS
-        )
+        weights = {name: np.ascontiguousarray(array) for name, array in bundle.weights.items()}
+        # not by its own writer, which gives the file to its owner alone
+        (inside / _WEIGHTS).write_bytes(to_bytes(weights))
     if bundle.index is not None:
         bundle.index.save(inside / "products.faiss")
     if bundle.ranker is not None:

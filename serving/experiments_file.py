@@ -17,6 +17,15 @@
     rules = "trees.toml"                 # beside this file; absent: rules.toml of the home
     shadow = true                        # its customers see the control; it answers too, and is counted
 
+    [[experiments]]
+    name = "mixed"
+    kind = "interleave"                  # "split" if absent; each answer is made of the lists of two variants, so that
+    [[experiments.variants]]             # weights and shadows have no place here (``serving.interleaving``)
+    name = "control"
+    [[experiments.variants]]
+    name = "trees"
+    bundle = "nextbest:VERSION"
+
 The file is strict: what it does not know it refuses. How weights may be changed in a running experiment, so that
 customers stay where they are, stands in ``serving.variants``. Deliberately absent: whether bundles and files of rules
 can be loaded, which is seen by whoever serves them (``serving.follower``).
@@ -28,7 +37,7 @@ import difflib
 import hashlib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
@@ -49,6 +58,10 @@ HOLDOUT: Final = "holdout"
 FALLBACK: Final = "fallback"
 #: What stands for the file's content where there is no file.
 NO_FILE: Final = "none"
+#: The kind of experiment in which everybody sees two variants mixed.
+INTERLEAVE: Final = "interleave"
+#: The variant that their answers are of.
+INTERLEAVED: Final = "interleaved"
 
 Value = str | bool | int | float
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -74,6 +87,16 @@ def _distinct(what: str, names: list[str]) -> None:
             raise ValueError(f"expected {what} with a name of its own each, found {shown(name)} twice")
 
 
+def _weightless(variant: Any) -> Any:
+    """Return a variant of an interleaved experiment with the weight that both have."""
+    if isinstance(variant, dict) and "weight" in variant:
+        raise ValueError(
+            f"expected no weights where answers are interleaved, since everybody sees both variants, found "
+            f"{shown(variant['weight'])}; leave weight out"
+        )
+    return {**variant, "weight": 1.0} if isinstance(variant, dict) else variant
+
+
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -94,9 +117,13 @@ class Variant(_Strict):
 
 
 class Experiment(_Strict):
-    """One experiment; its first variant is the control."""
+    """One experiment; its first variant is the control.
+
+    Customers are split among variants by their weights; where it interleaves, everybody sees two of them mixed.
+    """
 
     name: Name
+    kind: Literal["split", "interleave"] = "split"
     salt: Text = ""
     surfaces: Annotated[tuple[Text, ...], Field(min_length=1)] | None = None
     customers: dict[Text, Annotated[tuple[Value, ...], BeforeValidator(_values)]] = {}
@@ -105,7 +132,11 @@ class Experiment(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _salted(cls, given: Any) -> Any:
-        return {"salt": given["name"], **given} if isinstance(given, dict) and "name" in given else given
+        if isinstance(given, dict) and "name" in given:
+            given = {"salt": given["name"], **given}
+            if given.get("kind") == INTERLEAVE and isinstance(given.get("variants"), list):
+                given["variants"] = [_weightless(variant) for variant in given["variants"]]
+        return given
 
     @model_validator(mode="after")
     def _sound(self) -> Experiment:
@@ -114,7 +145,22 @@ class Experiment(_Strict):
             raise ValueError(f"expected another name than {shown(HOLDOUT)}, which is that of the holdout")
         if self.variants[0].shadow:
             raise ValueError("expected the first variant, the control, to be shown, found it a shadow")
+        for variant in self.variants:
+            if variant.name == INTERLEAVED:
+                raise ValueError(
+                    f"expected another name than {shown(INTERLEAVED)} for a variant: that of answers made of two"
+                )
+        if self.is_interleaved:
+            if len(self.variants) != 2:
+                raise ValueError(f"expected two variants to interleave, found {len(self.variants)}")
+            if self.variants[1].shadow:
+                raise ValueError("expected two variants that are shown, found a shadow; leave shadow out")
         return self
+
+    @property
+    def is_interleaved(self) -> bool:
+        """Whether each answer is made of the lists of two variants."""
+        return self.kind == INTERLEAVE
 
 
 class Experiments(_Strict):
@@ -213,6 +259,7 @@ def _explained(error: ValidationError, values: dict[str, Any]) -> str:
         "greater_than_equal": "a share of at least 0",
         "less_than": "a share below 1",
         "bool_type": "true or false",
+        "literal_error": "split or interleave",
         "tuple_type": "a list",
         "dict_type": "a table",
         "model_type": "a table",
@@ -243,5 +290,6 @@ def _has(values: Any, part: int | str) -> bool:
 def _unknown(at: tuple[int | str, ...]) -> str:
     model = _KEYS[min(sum(isinstance(part, int) for part in at), len(_KEYS) - 1)]
     known = [name for name in model.model_fields if name != "digest"]
-    near = difflib.get_close_matches(str(at[-1]), known, n=1, cutoff=0.0)[0]
-    return f"expected one of the keys {', '.join(known)}; found {shown(at[-1])} (the nearest is {near})"
+    near = difflib.get_close_matches(str(at[-1]), known, n=1)
+    meant = f" (the nearest is {near[0]})" if near else ""
+    return f"expected one of the keys {', '.join(known)}; found {shown(at[-1])}{meant}"

@@ -67,8 +67,7 @@ class Intake:
                 events.append(event_of(one, now=now, name=f"{request_id}.{index}"))
             except InvalidRequest as error:
                 field = f"events[{index}]" if error.field is None else f"events[{index}].{error.field}"
-                where = "" if error.field is None else f"{error.field}: "
-                rejected.append({"index": index, "field": field, "why": where + error.message})
+                rejected.append({"index": index, "field": field, "why": error.message})
         fresh = await self._logged(lambda: self._log.append_events(events)) if events else []
         accepted = sum(fresh)
         duplicates = len(fresh) - accepted

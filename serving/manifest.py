@@ -57,7 +57,7 @@ class Policy(_Strict):
     ``encoder`` says how a customer becomes a query; None: nobody does, and the popular are shown. Where products
     bought before may be shown, each is lifted for every day on which the customer bought it, by ``repeat_weight``
     standard deviations of the customer's scores over the catalog. The chain is tried in order until n products are
-    found; each answer names its source.
+    found; each answer names its source. ``unranked`` says why a recipe with a ranker was fitted without one.
     """
 
     model: str
@@ -65,6 +65,7 @@ class Policy(_Strict):
     repeat_weight: float = Field(default=0.0, ge=0)
     chain: tuple[Literal["personal", "segment", "popular"], ...] = ("personal", "segment", "popular")
     ranker: RankerSpec | None = None
+    unranked: str | None = None
 
 
 class Manifest(_Strict):

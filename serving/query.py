@@ -43,6 +43,7 @@ class Recommendation(NamedTuple):
     """One product of an answer; ``score`` is its source's own, before any rule.
 
     ``propensity`` is how likely it was to stand there, given the slots before it; None where no rules were asked.
+    ``team`` is the variant whose pick it is, in an answer made of two (``serving.interleaving``).
     """
 
     product_id: str
@@ -52,6 +53,7 @@ class Recommendation(NamedTuple):
     source: str
     reason: Reason
     propensity: float | None = None
+    team: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 One immutable value. A request takes it once, so that its answer belongs to exactly one. Who sees what is decided
 here, in this order: a variant that a tester asks for by name; the holdout, which sees segment and popular only; the
-first experiment of the file whose surface and customers match; what is live. A session without a customer is assigned
+first experiment of the file whose surface and customers match, which may mix the lists of two variants
+(``serving.interleaving``); what is live. A session without a customer is assigned
 by its own id, and is in no holdout; its attributes are not known, so no experiment for certain customers is for it.
 """
 
@@ -15,9 +16,19 @@ from typing import Any, Final, NamedTuple
 
 from feature_repo import names as v
 from serving.errors import FeatureUnavailable
-from serving.experiments_file import FALLBACK, HOLDOUT, NO_FILE, Experiment, Experiments, Variant
+from serving.experiments_file import (
+    FALLBACK,
+    HOLDOUT,
+    INTERLEAVED,
+    NO_FILE,
+    Experiment,
+    Experiments,
+    Variant,
+)
 from serving.features import FeatureReader, Row
-from serving.recommender import Query, Recommendations, Recommender
+from serving.interleaving import Coins, coins, interleaved
+from serving.query import Query, Recommendations
+from serving.recommender import Begun, Recommender
 from serving.variants import Scale, positions
 
 _NO_ROW: Final[Row] = MappingProxyType({})
@@ -30,14 +41,63 @@ class Shadow(NamedTuple):
     recommender: Recommender
 
 
+class Rival(NamedTuple):
+    """What the control's list is interleaved with: its recommender, both variants' names, and the coins."""
+
+    recommender: Recommender
+    teams: tuple[str, str]
+    coins: Coins
+
+
 class Choice(NamedTuple):
-    """What one request is answered by; no experiment: by what is live."""
+    """What one request is answered by; no experiment: by what is live.
+
+    With a ``rival`` the answer is made of both lists, and the recommender is the control's.
+    """
 
     recommender: Recommender
     experiment: str | None = None
     variant: str | None = None
     shadow: Shadow | None = None
     forced: bool = False
+    rival: Rival | None = None
+
+    @property
+    def _answering(self) -> tuple[Recommender, ...]:
+        return (self.recommender,) if self.rival is None else (self.recommender, self.rival.recommender)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether all reads are quick enough for an event loop."""
+        return all(one.features.is_quick for one in self._answering)
+
+    def begin(self, queries: Sequence[Query]) -> tuple[Begun, ...]:
+        """Begin to read the states of queries; for ``recommend``, or to be dropped."""
+        return tuple(one.begin(queries) for one in self._answering)
+
+    def recommend(
+        self, queries: Sequence[Query], begun: tuple[Begun, ...] | None = None
+    ) -> list[Recommendations]:
+        """Answer each query, in order; ``begun`` is what ``begin`` returned for the same queries.
+
+        An interleaved answer to a query without a request id is always drafted with the same coins.
+
+        Raises
+        ------
+        DataError
+            A filter names an attribute that a catalog does not have.
+        """
+        if self.rival is None:
+            return self.recommender.recommend(queries, begun[0] if begun else None)
+        first, second = (
+            one.recommend(queries, read)
+            for one, read in zip(self._answering, begun or (None, None), strict=True)
+        )
+        _, teams, toss = self.rival
+        return [
+            interleaved((own, other), teams, query.n, toss(query.request_id or ""))
+            for query, own, other in zip(queries, first, second, strict=True)
+        ]
 
 
 @dataclass(frozen=True)
@@ -58,6 +118,11 @@ class _Running:
 
     def choose(self, unit: str) -> Choice:
         return self.choices[self.scale.owner(self.position(unit))]
+
+
+def _alike(choice: Choice) -> tuple[Recommender, Rival | None]:
+    """Return what choices have in common whose queries are answered together."""
+    return choice.recommender, choice.rival
 
 
 class Served:
@@ -102,25 +167,34 @@ class Served:
         self._name_forced()
 
     def _run(self, experiment: Experiment) -> _Running:
-        shown = {
-            variant.name: Choice(self._of(variant), experiment.name, variant.name)
-            for variant in experiment.variants
-        }
-        control = shown[experiment.variants[0].name]
-        choices = tuple(
-            control._replace(shadow=Shadow(variant.name, self._of(variant)))
-            if variant.shadow
-            else shown[variant.name]
-            for variant in experiment.variants
-        )
+        choices = (self._mixed(experiment),) if experiment.is_interleaved else self._apart(experiment)
         return _Running(
             None if experiment.surfaces is None else frozenset(experiment.surfaces),
             tuple(
                 (v.row_key(v.CUSTOMER_ATTRIBUTES, name), held) for name, held in experiment.customers.items()
             ),
             positions(experiment.salt),
-            Scale.of([variant.weight for variant in experiment.variants]),
+            Scale.of([variant.weight for variant in experiment.variants[: len(choices)]]),
             choices,
+        )
+
+    def _mixed(self, experiment: Experiment) -> Choice:
+        """Return the one choice of an interleaved experiment, which everybody has."""
+        control, other = experiment.variants
+        rival = Rival(self._of(other), (control.name, other.name), coins(experiment.salt))
+        return Choice(self._of(control), experiment.name, INTERLEAVED, rival=rival)
+
+    def _apart(self, experiment: Experiment) -> tuple[Choice, ...]:
+        shown = {
+            variant.name: Choice(self._of(variant), experiment.name, variant.name)
+            for variant in experiment.variants
+        }
+        control = shown[experiment.variants[0].name]
+        return tuple(
+            control._replace(shadow=Shadow(variant.name, self._of(variant)))
+            if variant.shadow
+            else shown[variant.name]
+            for variant in experiment.variants
         )
 
     def _of(self, variant: Variant) -> Recommender:
@@ -205,9 +279,9 @@ class Served:
         """
         choices = self.choices(queries, surface)
         answers: dict[int, Recommendations] = {}
-        for recommender in {id(choice.recommender): choice.recommender for choice in choices}.values():
-            places = [place for place, choice in enumerate(choices) if choice.recommender is recommender]
-            answers |= zip(places, recommender.recommend([queries[place] for place in places]), strict=True)
+        for alike, choice in {_alike(choice): choice for choice in choices}.items():
+            places = [place for place, one in enumerate(choices) if _alike(one) == alike]
+            answers |= zip(places, choice.recommend([queries[place] for place in places]), strict=True)
         return [(choice, answers[place]) for place, choice in enumerate(choices)]
 
     def choices(self, queries: Sequence[Query], surface: str | None = None) -> list[Choice]:

@@ -61,10 +61,11 @@ class Settings(BaseSettings):
         known = {f"NEXTBEST_{name.upper()}" for name in cls.model_fields} | _OTHERS
         for name in sorted(os.environ):
             if name.startswith("NEXTBEST_") and name not in known:
-                near = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.0)[0]
-                raise ConfigError(
-                    f"expected a known setting, found {name}; the nearest is {near}, else unset it"
-                )
+                # all begin alike, which makes none nearer
+                ends = {one.removeprefix("NEXTBEST_"): one for one in sorted(known)}
+                near = difflib.get_close_matches(name.removeprefix("NEXTBEST_"), ends, n=1)
+                meant = f"the nearest is {ends[near[0]]}, else unset it" if near else "unset it"
+                raise ConfigError(f"expected a known setting, found {name}; {meant}")
         try:
             settings = cls(**given)
             if settings.redis_url is not None:

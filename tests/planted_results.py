@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from eval.metrics import HR
-from eval.pooled import AtOrigin, Pooled, pool
+from eval.pooled import Pooled, pool
 from eval.published import beside_published
 from eval.results import (
     Data,
@@ -25,7 +25,7 @@ from eval.results import (
     Shift,
     Shown,
 )
-from eval.rolling import LIST_METRICS, POLICY, SHOWN, Judged
+from eval.rolling import LIST_METRICS, POLICY, SHOWN, AtOrigin, Judged
 from eval.scorecard import AUC_ALL, AUC_CLASS, AUC_NEWCOMERS, BASE_RATE, CONTACTS, LOGLOSS, TOP_SCORE, WEIGHT
 from eval.slices import NEWCOMERS, STANDING, WITH_MEASURES, WITHOUT_MEASURES
 from eval.verdict import verdict

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -49,6 +50,20 @@ def copied(saved: tuple[Path, str], tmp_path: Path) -> tuple[Path, str]:
 
 def files_of(bundles: Path, version: str) -> list[Path]:
     return sorted(path for path in (bundles / version).rglob("*") if path.is_file())
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_all_files_are_for_those_whom_the_umask_lets_in(tmp_path: Path, umask: int) -> None:
+    weights = {"a": np.arange(3, dtype=np.float32)}
+    held = os.umask(umask)
+    try:
+        version = save(replace(make_bundle(), weights=weights), tmp_path, texts={"MODEL_CARD.md": "# toy\n"})
+    finally:
+        os.umask(held)
+    root = tmp_path / version
+    assert {path.stat().st_mode & 0o777 for path in files_of(tmp_path, version)} == {0o666 & ~umask}
+    assert {path.stat().st_mode & 0o777 for path in (root, root / "bundle")} == {0o777 & ~umask}
+    assert load(tmp_path, version).weights["a"].tolist() == [0.0, 1.0, 2.0]
 
 
 def test_round_trip_gives_the_same_answers(saved: tuple[Path, str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import html
 import json
 import shutil
@@ -11,11 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import duckdb
 import pandas as pd
 import pytest
 
 from eval.results import Results
+from serving.bundle import load
+from serving.errors import DataError
 from serving.live import Live
+from serving.settings import Settings
 from tests.conftest import SMALL, Published, free_port
 from training.cli import main
 from training.cli.recommend import open_live
@@ -84,6 +89,7 @@ def test_path_from_tables_to_an_answer(run: Run, world_tables: Path, tmp_path: P
     trained = run("train", world_tables, "--config", config)
     assert trained.code == 0
     assert "published nextbest:" in trained.out
+    assert "┃ customers ┃" in trained.out, "a mean of one customer does not read as a mean of many"
     first = Live.read(home / "live.json").version("default")
     listed = json.loads(run("models", "--json").out)
     assert [(row["live"], row["tag"], row["state"]) for row in listed] == [
@@ -162,6 +168,7 @@ def test_wrong_configuration_key_names_the_nearest(run: Run, world_tables: Path,
     assert "'horizon_days'" in result.err
     missing = run("train", world_tables, "--config", tmp_path / "missing.toml")
     assert missing.code == 2
+    assert f"expected a TOML file at {tmp_path / 'missing.toml'}, found no file; name another" in missing.err
 
 
 def test_failing_tables_are_refused_before_anything_is_built(
@@ -309,11 +316,83 @@ def test_too_little_to_train_on_is_told(
     assert told in result.err
 
 
+@pytest.mark.parametrize(
+    ("error", "expected", "other"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "x.parquet"), "room on the disk", "--memory"),
+        (
+            duckdb.IOException('Could not write file "x": No space left on device'),
+            "room on the disk",
+            "--memory",
+        ),
+        (
+            duckdb.OutOfMemoryException(
+                "failed to offload data block; set by the 'max_temp_directory_size' setting"
+            ),
+            "room on the disk",
+            "--memory",
+        ),
+        (sqlite3.OperationalError("database or disk is full"), "room on the disk", "--memory"),
+        (
+            duckdb.OutOfMemoryException("failed to allocate data of size 32.0 KiB"),
+            "give more --memory",
+            "disk",
+        ),
+        (MemoryError(), "found: MemoryError", "disk"),
+        (
+            duckdb.IOException('Cannot open file "x": Permission denied'),
+            "leave to read and write",
+            "--memory",
+        ),
+    ],
+    ids=["os", "duckdb", "spill", "sqlite", "memory", "python", "leave"],
+)
+def test_a_full_disk_and_too_little_memory_are_told_apart(
+    run: Run, world_tables: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, expected: str, other: str
+) -> None:
+    def fails(*args: object, **given: object) -> None:
+        raise error
+
+    monkeypatch.setattr("training.cli.features.build_features", fails)
+    told = run("features", world_tables)
+    assert told.code == 2
+    line = told.err.splitlines()[-1]
+    assert line.startswith("error: ") and expected in line and other not in line
+
+    def wrapped(*args: object, **given: object) -> None:
+        raise DataError("expected a readable file") from error
+
+    monkeypatch.setattr("training.cli.features.build_features", wrapped)
+    is_shortage = error.__class__ is not duckdb.IOException or "No space" in str(error)
+    assert (run("features", world_tables).err == told.err) == is_shortage, (
+        "what an error of ours came of counts"
+    )
+
+
 def test_one_customer_is_enough_to_publish(run: Run, tmp_path: Path) -> None:
     rows = [("c1", f"p{n % 5}", day, "purchase") for n, day in enumerate(DAYS)]
     assert run("train", few(tmp_path / "few", rows)).code == 0
     assert run("recommend", "c1", "--purchased", "allow").code == 0
     assert "nothing on sale passes" in run("recommend", "c1").out
+
+
+def test_products_without_a_row_are_learnt_from_and_never_recommended(run: Run, tmp_path: Path) -> None:
+    customers = [f"c{n}" for n in range(6)]
+    rows = [
+        (c, f"p{(n + i) % 4}", day, "purchase") for i, c in enumerate(customers) for n, day in enumerate(DAYS)
+    ]
+    rows += [(c, "p9", DAYS[-1 - i], "purchase") for i, c in enumerate(customers)] * 3
+    tables = few(tmp_path / "few", rows)
+    (tables / "products.csv").write_text("product_id\np0\np1\np2\np3\n")
+    trained = run("train", tables)
+    assert trained.code == 0, trained.err
+    home = Settings.load()
+    bundle = load(home.bundles, str(Live.read(home.live).version(home.slot)))
+    assert bundle.catalog.ids[bundle.popular[0]] == "p9", "it is learnt from"
+    for customer in ("stranger", "c1"):
+        told = run("recommend", customer, "--purchased", "allow", "-n", 10, "--json")
+        shown = {item["product_id"] for item in json.loads(told.out)["recommendations"]}
+        assert shown == {"p0", "p1", "p2", "p3"}
 
 
 def test_rules_are_checked_tried_and_traced(run: Run, own_copy: Published, tmp_path: Path) -> None:

@@ -243,3 +243,25 @@ def test_past_catalog_forgets_undated_prices(tmp_path: Path, features: tuple[Set
     assert past.on_sale(cut).all(), "that it is not available today was not known then"
     assert today.ids == ["p1", "p2", "p3"]
     assert not today.on_sale(cut + timedelta(days=90)).any()
+
+
+def test_what_the_table_never_describes_is_not_on_sale_and_what_it_describes_later_is(tmp_path: Path) -> None:
+    at = pd.to_datetime(["2026-01-01", "2026-01-02", "2026-03-01"], utc=True)
+    write_tables(
+        {
+            s.INTERACTIONS: pd.DataFrame({s.CUSTOMER_ID: "c1", s.PRODUCT_ID: ["p1", "slip", "p2"], s.AT: at}),
+            s.PRODUCTS: pd.DataFrame(
+                {s.PRODUCT_ID: ["p1", "p2"], s.VALID_FROM: pd.to_datetime(["2026-02-15"] * 2, utc=True)}
+            ),
+        },
+        tmp_path,
+    )
+    from training.dataset import catalog_as_of
+
+    cut = pd.Timestamp("2026-02-01", tz="UTC").to_pydatetime()
+    with Tables.open(tmp_path) as tables:
+        rows = tables.frame(s.INTERACTIONS)
+        past = catalog_as_of(tables, rows[rows[s.AT] < cut], cut, final=False)
+        today = catalog_as_of(tables, rows, cut + timedelta(days=90), final=True)
+    assert dict(zip(past.ids, past.on_sale(cut), strict=True)) == {"p1": True, "slip": False}
+    assert dict(zip(today.ids, today.on_sale(cut), strict=True)) == {"p1": True, "p2": True, "slip": False}

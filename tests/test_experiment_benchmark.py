@@ -7,6 +7,7 @@ import json
 import pytest
 
 from eval.benchmarks.experiment import Size, experiment_benchmark
+from eval.benchmarks.experiment_others import counterfactual_benchmark, interleaving_benchmark
 
 
 def silent(what: str, done: int, total: int) -> None:
@@ -58,3 +59,33 @@ def test_same_seed_same_figures() -> None:
     for one in small:
         one.pop("seconds"), one.pop("seed")
     assert json.dumps(small[0]) == json.dumps(small[1]) != json.dumps(small[2])
+
+
+@pytest.mark.slow
+def test_interleaved_experiments_hold_what_they_promise() -> None:
+    told = interleaving_benchmark(runs=500, share=0.55, customers=2000, seed=0, progress=silent)
+    for name in ("no_preference", "known_preference"):
+        assert 0.92 <= told[name]["covers_one_look"] <= 0.98
+        assert told[name]["covers_every_look"] >= 0.95
+    assert told["no_preference"]["treatment_surely_preferred_at_some_look"] <= 0.025
+    assert told["known_preference"]["treatment_surely_preferred_at_some_look"] > 0.8
+
+
+@pytest.mark.slow
+def test_values_from_a_log_hold_what_they_promise() -> None:
+    told = counterfactual_benchmark(runs=400, size=3000, seed=0, progress=silent)
+    assert told["refused"] <= 0.02
+    assert told["refused_with_a_tenth_of_chance_lost"] > 0.3
+    for way in ("ips", "snips", "dr"):
+        assert 0.92 <= told[f"covers_{way}"] <= 0.98, way
+
+
+def test_the_others_are_the_same_for_the_same_seed() -> None:
+    one, same, other = (
+        [
+            interleaving_benchmark(runs=10, share=0.6, customers=200, seed=seed, progress=silent),
+            counterfactual_benchmark(runs=2, size=600, seed=seed, progress=silent),
+        ]
+        for seed in (1, 1, 2)
+    )
+    assert one == same != other

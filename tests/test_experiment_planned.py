@@ -74,6 +74,20 @@ def test_the_command_takes_shares_from_the_file_and_typed_ones_over_them(run: Ru
     assert "expected a text" in run(*asked).err
 
 
+def test_an_interleaved_experiment_is_known_by_its_kind() -> None:
+    pair = Experiments.model_validate(
+        {
+            "experiments": [
+                {"name": "draft", "variants": [{"name": n, "weight": 1} for n in ("control", "trees")]}
+            ]
+        }
+    )
+    assert not planned(pair, "draft").interleaved  # type: ignore[union-attr]
+    mixed = pair.experiments[0].model_copy(update={"kind": "interleave"})
+    told = planned(pair.model_copy(update={"experiments": (mixed,)}), "draft")
+    assert told is not None and told.interleaved and list(told.shares) == ["control", "trees"]
+
+
 def held_out(frames: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     """A tenth of the customers see what is served to the holdout, the rest what any experiment or none gives them."""
     shown = frames["exposures"]

@@ -98,6 +98,49 @@ def test_what_does_not_fit_is_told(before: str, after: str, told: str) -> None:
     assert "found" in str(refused.value)
 
 
+MIXED = """
+[[experiments]]
+name = "mixed"
+kind = "interleave"
+[[experiments.variants]]
+name = "control"
+[[experiments.variants]]
+name = "trees"
+bundle = "nextbest:v2"
+"""
+
+
+def test_an_interleaved_experiment_is_read() -> None:
+    (experiment,) = parse(MIXED).experiments
+    assert experiment.is_interleaved
+    assert [variant.weight for variant in experiment.variants] == [1.0, 1.0]
+    (split,) = parse(GOOD).experiments
+    assert not split.is_interleaved
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('"interleave"', '"mix"', 'mixed, kind: expected split or interleave, found "mix"'),
+        (
+            '"trees"',
+            '"trees"\nweight = 1',
+            "experiments mixed: expected no weights .* found 1; leave weight out",
+        ),
+        ('"trees"', '"trees"\nshadow = true', "expected two variants that are shown, found a shadow"),
+        ('"trees"', '"interleaved"', 'expected another name than "interleaved" for a variant'),
+        ('"trees"', '"control"', 'found "control" twice'),
+        (MIXED[MIXED.rindex("[[") :], "", "expected two variants to interleave, found 1"),
+        ('bundle = "nextbest:v2"', '[[experiments.variants]]\nname = "third"', "found 3"),
+        ('bundle = "nextbest:v2"', "bundel = 1", r'found "bundel" \(the nearest is bundle\)'),
+    ],
+)
+def test_what_does_not_fit_in_an_interleaved_experiment_is_told(before: str, after: str, told: str) -> None:
+    assert before in MIXED
+    with pytest.raises(ConfigError, match=told):
+        parse(MIXED.replace(before, after, 1))
+
+
 def test_experiments_have_names_of_their_own() -> None:
     part = GOOD[GOOD.index("[[experiments]]") :]
     with pytest.raises(

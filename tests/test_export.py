@@ -37,6 +37,20 @@ def test_what_was_shown_is_exported_once(event_store: Store, tmp_path: Path) -> 
     assert rows["product_id"].tolist() == ["p1", "p2", "p3"]
     assert rows["at"].tolist() == [pd.Timestamp(AT)] * 3
     assert rows["propensity"].isna().all()
+    assert rows["team"].isna().all()
+    log.close()
+
+
+def test_whose_pick_a_product_was_is_exported(event_store: Store, tmp_path: Path) -> None:
+    log = event_store.open()
+    items = (Shown("p1", 0.5, "popular", team="control"), Shown("p2", 0.4, "popular", team="trees"))
+    log.append_exposures(
+        [Exposure("r1", MICROS, "c1", None, None, "mixed", "interleaved", "nextbest:v1", items)],
+        writer="w",
+        after=0,
+    )
+    export_exposures(log, tmp_path)
+    assert pd.read_parquet(tmp_path / "exposures.parquet")["team"].tolist() == ["control", "trees"]
     log.close()
 
 

@@ -93,8 +93,12 @@ def test_each_event_is_taken_or_rejected_by_itself(service: Service) -> None:
     assert (told["accepted"], told["duplicates"]) == (1, 1), "without an id, an event is known by its content"
     assert [one["index"] for one in told["rejected"]] == [1, 2, 3, 4, 5, 6]
     why = [one["why"] for one in told["rejected"]]
-    for text, part in zip(why, ["kind", "at", "at", "customer_id", "object", "control"], strict=True):
-        assert part in text and "expected" in text and "found" in text
+    for text, part in zip(
+        why, ["view", "up to now", "time zone", "customer_id", "object", "control"], strict=True
+    ):
+        assert part in text and text.startswith("expected") and "found" in text, "the field is told beside it"
+    fields = [one["field"] for one in told["rejected"]]
+    assert fields[:3] == ["events[1].kind", "events[2].at", "events[3].at"] and fields[4] == "events[5]"
     status, _, body = call(f"{service.url}/v1/feedback", {"events": []})
     assert status == 422 and b"events" in body
 

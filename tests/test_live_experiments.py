@@ -66,6 +66,53 @@ def test_answers_are_those_that_assign_tells_and_exposures_carry_them(
         assert metric(service, line) >= count > 0
 
 
+def test_an_interleaved_answer_mixes_both_lists_and_its_exposure_knows_whose(
+    service: Service,
+    home: Settings,
+    versions: tuple[str, str],
+    customers: list[str],
+    tmp_path: Path,
+    run: Run,  # noqa: F811
+) -> None:
+    first, other = versions
+    text = half(other, name="mixed", head="holdout = 0.1", more='kind = "interleave"')
+    put_experiments(service, home, text.replace("weight = 50", ""))
+    (told,) = json.loads(run("experiments", "assign", "mixed", customers[0], "--json", home=home.home).out)
+    assert told["variant"] == "interleaved" or told["experiment"] == "holdout"
+    checked = json.loads(run("experiments", "check", "--json", home=home.home).out)["variants"]
+    assert [(row["kind"], row["share"]) for row in checked] == [("interleave", 1.0)] * 2
+    assert "interleaved" in run("experiments", "check", home=home.home).out
+    alone = {
+        name: {
+            customer: ask(service, {"customer_id": customer, "n": 8, "variant": f"mixed/{name}"})
+            for customer in customers
+        }
+        for name in ("control", "other")
+    }
+    answers = {customer: ask(service, {"customer_id": customer, "n": 8}) for customer in customers}
+    mixed = {c: answer for c, answer in answers.items() if answer["experiment"] == "mixed"}
+    assert 40 < len(mixed) < len(customers)
+    shown = exposures(home, {answer["request_id"] for answer in mixed.values()})
+    firsts = Counter[str | None]()
+    for customer, answer in mixed.items():
+        assert (answer["variant"], answer["bundle"]) == ("interleaved", f"nextbest:{first}")
+        exposure = shown[answer["request_id"]]
+        listed = [item["product_id"] for item in answer["recommendations"]]
+        assert [item.product_id for item in exposure.items] == listed
+        assert len({*listed}) == 8
+        for item in exposure.items:
+            assert item.team is not None
+            own = [one["product_id"] for one in alone[item.team][customer]["recommendations"]]
+            assert item.product_id in own
+        firsts[exposure.items[0].team] += 1
+    assert min(firsts["control"], firsts["other"]) > 15
+    found = run("events", "export", "--to", tmp_path / "tables", home=home.home)
+    assert found.code == 0, found.err
+    rows = pd.read_parquet(tmp_path / "tables" / "exposures.parquet")
+    assert {*rows.loc[rows["variant"] == "interleaved", "team"]} == {"control", "other"}
+    assert rows.loc[rows["variant"] != "interleaved", "team"].isna().all()
+
+
 def test_a_session_and_a_surface_decide_too(
     service: Service, home: Settings, versions: tuple[str, str]
 ) -> None:

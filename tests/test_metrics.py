@@ -12,6 +12,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from eval.beyond import coverage, gini, gini_of_counts, intra_list_diversity, novelty, self_information
 from eval.metrics import (
     F1,
     HR,
@@ -22,14 +23,8 @@ from eval.metrics import (
     PRECISION,
     RECALL,
     Relevant,
-    coverage,
-    gini,
-    gini_of_counts,
     hits,
-    intra_list_diversity,
-    novelty,
     ranking_metrics,
-    self_information,
 )
 from feature_repo.errors import ConfigError, DataError
 from feature_repo.schema import CUSTOMER_IDX, PRODUCT_IDX

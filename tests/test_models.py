@@ -392,19 +392,55 @@ def test_segments_need_enough_purchases() -> None:
     assert {int(p) // PER_GROUP % 2 for p in favourites["big"]} == {1}
 
 
+RANKER = "[[recipes]]\nname='r'\nmodel='als'\n[recipes.ranker]\n"
+
+
 @pytest.mark.parametrize(
     ("text", "told"),
     [
         (
             "[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactor=3",
-            r"recipes\.0\.als\.factor.*'recipes\.als\.factors'",
+            r"als\.factor of the recipe 'a'; the nearest valid key is 'recipes\.als\.factors'",
         ),
         ("horizon=3\n[[recipes]]\nname='a'\nmodel='als'", "horizon.*'horizon_days'"),
-        ("[[recipes]]\nname='a'\nmodel='magic'", "model.*'magic'"),
+        ("[[recipes]]\nname='a'\nmodel='magic'", 'model of the recipe.*"magic"'),
         ("[[recipes]]\nname='a'\nmodel='als'\n[[recipes]]\nname='a'\nmodel='repeats'", "distinct"),
         ("recipes = []", "recipes"),
         ("[recipes.als]\nfactors=3", r"list of tables \(\[\[recipes\]\]\)"),
-        ("[[recipes]]\nname='a'\nmodel='als'\nfactors=3", r"recipes\.0\.factors.*'recipes\.als\.factors'"),
+        (
+            "[[recipes]]\nname='a'\nmodel='als'\nfactors=3",
+            r"factors of the recipe 'a'.*'recipes\.als\.factors'",
+        ),
+        ("[[recipes]]\nname='a'\nmodel='bpr'\nfactors=3", r"'recipes\.bpr\.factors'"),
+        (
+            "colour=3\n[[recipes]]\nname='a'\nmodel='als'",
+            "found colour; valid there are seed, horizon_days, k",
+        ),
+        ("[[recipes]]\nmodel='als'", "expected name of recipe number 1, found none"),
+        ("[[recipes]]\nname=7\nmodel='als'", "expected a text for name of recipe number 1, found 7"),
+        (f"{RANKER}trees=true", "whole number for ranker.trees of the recipe 'r', found true"),
+        (f"{RANKER}trees='12'", "whole number for ranker.trees of the recipe 'r', found \"12\""),
+        (f"{RANKER}trees=0", "number of at least 1 for ranker.trees of the recipe 'r', found 0"),
+        (f"{RANKER}trees=2001", "number of at most 2000 for ranker.trees"),
+        (f"{RANKER}leaves=1", "number of at least 2 for ranker.leaves"),
+        (f"{RANKER}leaves=1025", "number of at most 1024 for ranker.leaves"),
+        (f"{RANKER}depth=17", "number of at most 16 for ranker.depth"),
+        (f"{RANKER}min_leaf=0", "number of at least 1 for ranker.min_leaf"),
+        (f"{RANKER}windows=1000000", "number of at most 52 for ranker.windows"),
+        (f"{RANKER}horizon_days=1000000000", "number of at most 730 for ranker.horizon_days"),
+        (f"{RANKER}learning_rate=0", "number above 0.* for ranker.learning_rate"),
+        (f"{RANKER}learning_rate='fast'", "a number for ranker.learning_rate of the recipe 'r'"),
+        ("[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nepochs=true", "whole number for als.epochs"),
+        (
+            "[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nregularization='1'",
+            "a number for als.regularization",
+        ),
+        ("[[recipes]]\nname='a'\nmodel='als'\npopularity_days=false", "whole number for popularity_days"),
+        ("k='5'\n[[recipes]]\nname='a'\nmodel='als'", 'whole number for k, found "5"'),
+        (
+            "[[recipes]]\nname='a'\nmodel='als'\n[recipes.als.confidence.kind_weights]\nbuy=1.0",
+            "kinds of interactions are view.*found 'buy'",
+        ),
         ("recipes = [", "TOML"),
         ("[[recipes]]\nname='a'\nmodel='als'\n[recipes.als]\nfactors=0", "factors.*found 0"),
         ("[[recipes]]\nname='a'\nmodel='bpr'\n[recipes.bpr]\nlearning_rate=inf", "learning_rate.*found inf"),
@@ -413,6 +449,7 @@ def test_segments_need_enough_purchases() -> None:
             "'alz' is nearest to 'als'",
         ),
         ("[[recipes]]\nname='a'\nmodel='blend'\n[recipes.blend]\nweights={knn=1.0}", "models with vectors"),
+        ("[[recipes]]\nname='a'\nmodel='blend'\n[recipes.blend]\nweights={xyz=1.0}", "'xyz' is none of them"),
         ("[[recipes]]\nname='a'\nmodel='blend'\n[recipes.blend]\nweights={als=nan}", "found nan|finite"),
         ("seed=-1\n[[recipes]]\nname='a'\nmodel='als'", "seed.*found -1"),
         ("seed=1", r"at least one recipe.*\[\[recipes\]\]"),

@@ -9,10 +9,13 @@ import pytest
 
 from eval.evaluate import ALL
 from eval.metrics import NDCG
+from eval.pooled import pool
+from eval.published import why_compare
 from eval.results import Verdict
+from eval.scorecard import BASE_RATE
 from eval.slices import NEWCOMERS, STANDING, WITH_MEASURES, WITHOUT_MEASURES
 from eval.verdict import verdict
-from tests.planted_results import SETTING, START, infos, pooled
+from tests.planted_results import SETTING, START, infos, origins, pooled
 
 
 def test_pooling_by_hand() -> None:
@@ -45,6 +48,27 @@ def test_pooling_by_hand() -> None:
     constant = -(0.25 * np.log(0.25) + 0.75 * np.log(0.75))
     assert candidates["als", "all", None].logloss_constant == pytest.approx(constant, abs=1e-6)
     assert candidates["als", "all", None].auc is not None
+
+
+def test_nothing_is_told_of_the_share_bought_where_nothing_is() -> None:
+    names = [f"e{i:02d}" for i in range(12)] + [f"n{i:02d}" for i in range(12)]
+    runs = origins({name: [np.full(24, 0.5)] for name in ("als", "expert")}, [names])
+    for one in runs[0].judged.values():
+        one.rows.loc[names[12:], BASE_RATE] = 0.0
+    rows = {
+        row.value: row
+        for row in pool(runs, expert="expert", seed=0, resamples=400).candidates
+        if row.at is None
+    }
+    assert (rows["new"].base_rate, rows["new"].logloss_constant) == (None, None)
+    assert rows["existing"].base_rate == 0.25 and rows["all"].base_rate == 0.125
+    told = why_compare(products=10, base_rate=None, has_chances=False)
+    assert "here none is." in told and "hold ours against" not in told
+
+
+def test_a_policy_of_one_customer_is_left_out() -> None:
+    runs = origins({name: [np.array([0.5])] * 2 for name in ("als", "expert")}, [["e1"], ["e1"]])
+    assert pool(runs, expert="expert", seed=0, resamples=400).lists == []
 
 
 def test_newcomers_with_and_without_measures_are_told_apart() -> None:

@@ -147,6 +147,7 @@ def test_parts_by_hand() -> None:
     new = Pairs.of(asked, which[NEW_CUSTOMERS])  # four customers like c1, and of the last product two
     assert (new.pairs, new.purchases) == (16, 4) and new.base_rate == 0.25
     assert new.logloss_base_rate == pytest.approx(-(0.25 * np.log(0.25) + 0.75 * np.log(0.75)))
+    assert Pairs.of(asked, np.zeros_like(asked.bought)).to_json() == {"pairs": 0.0, "purchases": 0.0}
     scores = np.array([[0.9, 0.1, 0.2], [0.1, 0.5, 0.8], [0.0, 0.0, 0.0]])
     told = part_scores(scores, asked, which, are_chances=False)
     assert told[EXISTING_CUSTOMERS].auc == 1.0

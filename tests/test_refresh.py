@@ -181,7 +181,7 @@ def test_finished_steps_are_not_done_again(
         with pytest.raises(Killed):
             shop.refresh(days=2)
     assert shop.live == left_alone.before.live, "not live before the last step"
-    for name in ("export", "judge", "refit", "current_features", "require_sound"):
+    for name in ("export", "judge", "refit", "current_features", "validate"):
         monkeypatch.setattr(f"training.refresh.{name}", _raises(AssertionError(f"{name} was done again")))
     assert shop.refresh(days=3).bundle == clean.bundle
 
@@ -357,6 +357,31 @@ def test_the_command_remembers_its_tables_and_configuration(run: Words, shop: Sh
     assert code == 0 and "nothing is new" in out and "0 interactions were new" in out
     assert run(tmp_path / "nowhere")[0] == 2
     assert json.loads(run("--json")[1])["tables"] == str(shop.tables), "a mistyped path is not remembered"
+
+
+def test_what_validation_finds_is_printed_and_recorded(run: Words, shop: Shop) -> None:
+    path = shop.tables / "interactions.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[rows.index[-1], "value"] = -3.0
+    rows.to_parquet(path)
+    code, out, _ = run()
+    assert code == 0
+    (line,) = [
+        line for line in out.splitlines() if line.startswith("WARN interactions: ") and "value" in line
+    ]
+    assert "1 of " in line and "checks of the tables: " in out and "nextbest validate" in out
+    record = Runs(shop.settings.refresh).newest()
+    assert record is not None and record.checks is not None
+    assert line in record.checks.told and record.checks.counts["FAIL"] == 0
+    again = json.loads(run("--json")[1])
+    assert again["outcome"] == "kept" and line in again["checks"]["told"]
+    rows.assign(product_id="slip").to_parquet(path)
+    code, out, err = run()
+    assert (code, out) == (2, "")
+    assert "FAIL interactions: " in err and "checks of the tables: " in err
+    assert err.splitlines()[-1].startswith("error: expected sound tables")
+    failed = Runs(shop.settings.refresh).newest()
+    assert failed is not None and failed.checks is not None and failed.checks.counts["FAIL"] > 0
 
 
 def test_a_second_one_is_told_in_one_sentence_with_a_code_of_its_own(run: Words, shop: Shop) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from eval.metrics import NDCG
 from eval.published import TABLE, least_share_taken, why_compare
 from eval.report.charts import over_origins
 from eval.report.index import write_index
 from eval.report.look import Look, interval, p_value, percent
 from eval.report.page import render_report, write_report
 from eval.report.svg import Line, Range, lines, ranges
-from eval.results import Estimate, Results
+from eval.results import Estimate, Results, SkippedOrigin
 from eval.slices import STANDING
 from tests.planted_results import results
 
@@ -204,6 +205,36 @@ def test_the_winner_stands_beside_the_bank_group_by_group(found: Results, tmp_pa
     assert "with measures 32" in text and "without measures 32" in text
     found.write(tmp_path)
     assert Results.read(tmp_path / "results.json").beside_published == held
+
+
+def test_where_interval_and_p_differ_the_page_says_why(found: Results) -> None:
+    assert "differ on whether it could be chance" not in text_of(render_report(found))
+    doubtful = [
+        one.model_copy(update={"p_holm": 0.2}) if {one.better, one.worse} == {"als", "als-ranked"} else one
+        for one in found.comparisons
+    ]
+    assert all(one.difference.low > 0 for one in doubtful if one.metric == NDCG)
+    text = text_of(render_report(found.model_copy(update={"comparisons": doubtful})))
+    assert "Against als interval and p differ on whether it could be chance" in text
+
+
+def test_origins_left_out_and_too_short_a_history_are_told(found: Results) -> None:
+    skipped = [SkippedOrigin(at=found.origins[0].at, end=found.origins[0].end, customers=1, purchases=2)]
+    setting = found.setting.model_copy(update={"asked_origins": 9})
+    text = text_of(render_report(found.model_copy(update={"skipped": skipped, "setting": setting})))
+    assert "4 instants (of 9 asked for; the history has room for 5)" in text
+    assert f"{skipped[0].at:%-d %B %Y} (1 known customer bought in the days after it)" in text
+    assert "(of 9 asked for; the history has no more)" in text_of(
+        render_report(found.model_copy(update={"setting": setting}))
+    )
+
+
+def test_bins_without_pairs_are_not_drawn(found: Results) -> None:
+    (row,) = found.calibration
+    empty = row.bins[0].model_copy(update={"pairs": 0.0, "predicted": None, "bought": None})
+    changed = row.model_copy(update={"bins": [empty, *row.bins[1:]]})
+    assert "0 to 0.1 % " in text_of(render_report(found))
+    assert "0 to 0.1 % " not in text_of(render_report(found.model_copy(update={"calibration": [changed]})))
 
 
 def test_a_line_is_drawn_where_its_points_are() -> None:

@@ -30,7 +30,7 @@ from tests.conftest import NOW, small_config
 from training import judging
 from training.judging import Judge, Kept
 from training.recipe import Recipe
-from training.rolling import Plan, roll, with_baselines
+from training.rolling import Plan, roll, with_baselines, with_buyers
 from training.train import build_features, current_features
 
 PLAN = Plan(count=3, every_days=7, horizon_days=21, k=10)
@@ -311,6 +311,36 @@ def test_a_shop_without_purchases_in_the_windows_is_refused(shop: Path, tmp_path
             command="",
             now=NOW,
         )
+
+
+def test_an_origin_before_a_gap_is_left_out_and_a_short_history_told(
+    shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The week before the last has one buyer, who buys twice; baselines alone have no scores that drift."""
+    tables = frames(shop)
+    rows = tables[s.INTERACTIONS]
+    (origin, _) = rolling_origins(rows[s.AT], count=2, every=timedelta(days=7), horizon=timedelta(days=7))
+    gap = (rows[s.AT] >= origin.at) & (rows[s.AT] < origin.end)
+    bought = rows[gap & (rows[s.KIND] == s.PURCHASE) & rows[s.CUSTOMER_ID].notna()].drop_duplicates(
+        s.PRODUCT_ID
+    )
+    twice = bought.head(2).assign(**{s.CUSTOMER_ID: bought[s.CUSTOMER_ID].iloc[0]})
+    write_tables({**tables, s.INTERACTIONS: pd.concat([rows[~gap], twice])}, tmp_path / "tables")
+    with Tables.open(tmp_path / "tables") as opened:
+        facts = Facts.of(opened)
+    with pytest.raises(DataError, match=rf"{origin.at:%Y-%m-%d}: 1 known customer bought.*longer --horizon"):
+        with_buyers([origin], facts)
+    config = small_config().model_copy(update={"recipes": small_config().recipes[1:2]})
+    plan = Plan(count=90, every_days=7, horizon_days=7, k=5)
+    found = roll(
+        Settings.load(home=tmp_path / "home"), tmp_path / "tables", config, plan, command="", now=NOW
+    )
+    assert [(one.at, one.customers, one.purchases) for one in found.skipped] == [(origin.at, 1, 2)]
+    assert origin.at not in [one.at for one in found.origins]
+    room = len(found.origins) + 1
+    assert 2 < room < 90
+    assert f"{room} of 90 origins: the history has no more" in caplog.text
+    assert f"{origin.at:%Y-%m-%d} is left out: 1 known customer bought in the 7 days after it" in caplog.text
 
 
 def test_features_are_not_built_anew(results: Results, home: Settings, shop: Path) -> None:

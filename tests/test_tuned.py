@@ -293,6 +293,21 @@ def test_the_command(shop: Shop, tmp_path: Path, run: Callable[..., tuple[int, s
         assert code == 2 and "Traceback" not in err
 
 
+def test_where_nothing_can_be_written_no_search_begins(
+    shop: Shop, tmp_path: Path, run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def begun(*args: object, **given: object) -> None:
+        raise AssertionError("a search began")
+
+    monkeypatch.setattr("training.tuned.tune", begun)
+    other = tmp_path / "mine.toml"
+    other.write_text("k = 10\n")
+    for to, told in ((other, "found another"), (other / "tuned.toml", "expected a place to write to")):
+        code, _, err = run("tune", shop.tables, "--to", to)
+        assert code == 2 and told in err and "choose another --to" in err
+    assert [path.name for path in tmp_path.iterdir() if "tuned" in path.name] == []
+
+
 @pytest.fixture
 def run(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

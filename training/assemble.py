@@ -69,7 +69,7 @@ def assemble(
 
 
 def _ranked(bundle: Bundle, recipe: Recipe, data: TrainingSet, *, seed: int, threads: int) -> Bundle:
-    """Return ``bundle`` with the recipe's ranker, or as it is, told, where there is too little to learn one from."""
+    """Return ``bundle`` with the recipe's ranker; without one, and why, where there is too little to learn from."""
     from training.ranker.fit import fit_ranker  # LightGBM and scikit-learn, for those who rank
 
     assert recipe.ranker is not None
@@ -84,7 +84,8 @@ def _ranked(bundle: Bundle, recipe: Recipe, data: TrainingSet, *, seed: int, thr
         fitted = fit_ranker(recipe.ranker, data, bundle, retrieve=retrieve, seed=seed, threads=threads)
     except TooLittleError as error:
         log.warning("%s is fitted without its ranker: %s", recipe.name, error)
-        return bundle
+        told = manifest.policy.model_copy(update={"unranked": str(error)})
+        return replace(bundle, manifest=manifest.model_copy(update={"policy": told}))
     policy = manifest.policy.model_copy(update={"ranker": fitted.spec})
     manifest = manifest.model_copy(update={"policy": policy})
     defaults = served_defaults(manifest.feature_service)

@@ -34,13 +34,17 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Backtest:
-    """The judged recipes of one window: by purchased policy, and on products that nobody had bought before."""
+    """The judged recipes of one window: by purchased policy, and on products that nobody had bought before.
+
+    ``unranked`` says of recipes that were judged without their ranker, by name, why.
+    """
 
     at: datetime
     end: datetime
     evaluations: dict[PurchasedPolicy, list[Evaluation]]
     recipes: tuple[Recipe, ...]
     cold_products: list[Evaluation] = field(default_factory=list)
+    unranked: dict[str, str] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return every result and each model's comparison with the stronger baseline."""
@@ -48,6 +52,7 @@ class Backtest:
         return {
             "train_before": self.at.isoformat(),
             "judged_until": self.end.isoformat(),
+            "unranked": self.unranked,
             "results": [
                 e.to_json() for listed in (*self.evaluations.values(), self.cold_products) for e in listed
             ],
@@ -90,9 +95,12 @@ def backtest(
         np.array(data.catalog.ids)[window.cold_products(data.catalog)]
     )
     cold: list[Evaluation] = []
+    unranked: dict[str, str] = {}
     evaluations: dict[PurchasedPolicy, list[Evaluation]] = {policy: [] for policy in POLICIES}
     for number, recipe in enumerate(recipes, start=1):
         bundle = assemble(recipe, data, seed=seed, threads=threads, tables_hash="", now=now)
+        if (why := bundle.manifest.policy.unranked) is not None:
+            unranked[recipe.name] = why
         recommender = Recommender(bundle, data.reader)
         for policy, listed in evaluations.items():
             if len(window.truth(policy)):
@@ -104,7 +112,7 @@ def backtest(
         if progress is not None:
             progress(f"backtest {recipe.name}", number, len(recipes))
     kept = {policy: listed for policy, listed in evaluations.items() if listed}
-    return Backtest(at, end, kept, tuple(recipes), cold)
+    return Backtest(at, end, kept, tuple(recipes), cold, unranked)
 
 
 def gate(result: Backtest, champion: Recipe | None) -> Verdict:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from serving.bundle import NAME, verify
 from serving.errors import ConfigError
-from serving.manifest import Manifest
+from serving.manifest import Manifest, Policy
 from training.recipe import Recipe
 
 _WINDOW: Final = ("train_before", "judged_until")
@@ -87,10 +87,18 @@ class Side:
                 "rows": manifest.data.rows,
                 "tables_hash": manifest.data.tables_hash,
             },
+            "ranker": ranker_told(manifest.policy),
             "window": {key: self.metrics.get(key) for key in _WINDOW},
             "index": manifest.index,
             "bytes": {"all": sum(files.values()), **files},
         }
+
+
+def ranker_told(policy: Policy) -> str:
+    """Return in words whether a bundle has a ranker, and why one that should have is without."""
+    if policy.unranked is not None:
+        return f"none: {policy.unranked}"
+    return "none asked for" if policy.ranker is None else f"chances within {policy.ranker.horizon_days} days"
 
 
 def compare(bundles: Path, a: str, b: str) -> dict[str, Any]:

@@ -179,9 +179,11 @@ def catalog_as_of(tables: Tables, rows: pd.DataFrame, as_of: datetime, *, final:
 
     A product is known once it was launched, described (``valid_from``) or interacted with; in the final
     catalog every product of the table is. Price, availability and attributes of a row that is not dated
-    are today's truth: in a past catalog they are empty.
+    are today's truth: in a past catalog they are empty. What the table does not have at all is never on sale: it is
+    learnt from, and may be a slip of the pen.
     """
     products = tables.frame(s.PRODUCTS)
+    described = set(products[s.PRODUCT_ID])
     dated = products[s.VALID_FROM].notna()
     products = products[~dated | (products[s.VALID_FROM] <= as_of)]
     products = products.sort_values(s.VALID_FROM, na_position="first", kind="stable").drop_duplicates(
@@ -197,7 +199,9 @@ def catalog_as_of(tables: Tables, rows: pd.DataFrame, as_of: datetime, *, final:
             products[name] = products[name].mask(undated)
     absent = sorted(seen - set(products[s.PRODUCT_ID]))
     if absent:
-        products = pd.concat([products, pd.DataFrame({s.PRODUCT_ID: absent})], ignore_index=True)
+        told = [product in described for product in absent]
+        added = pd.DataFrame({s.PRODUCT_ID: absent, s.AVAILABLE: told})
+        products = pd.concat([products, added], ignore_index=True)
     products = products.sort_values(s.PRODUCT_ID, kind="stable").reset_index(drop=True)
     products[s.AVAILABLE] = products[s.AVAILABLE].astype("boolean").fillna(True)
     products[REPURCHASE_DAYS] = products[s.PRODUCT_ID].map(repurchase_days(rows))
@@ -227,6 +231,11 @@ def customer_states(store: FeatureStore, customer_ids: Sequence[str], at: dateti
     """
     keys = pd.DataFrame({s.CUSTOMER_ID: list(customer_ids)})
     keys[s.EVENT_TIMESTAMP] = pd.Timestamp(at)
+    return states_at(store, keys)
+
+
+def states_at(store: FeatureStore, keys: pd.DataFrame) -> pd.DataFrame:
+    """Return what ``customer_states`` does, each ``customer_id`` at an ``event_timestamp`` of its own."""
     rows = _renamed(point_in_time(keys, feast_join(store, v.CUSTOMER_SERVICE)))
     for name, default in served_defaults(v.CUSTOMER_SERVICE).items():
         absent = rows[name].isna()

@@ -41,6 +41,7 @@ _SHOWN: Final = pa.schema(
         ("score", pa.float64()),
         ("source", pa.string()),
         (s.PROPENSITY, pa.float64()),
+        ("team", pa.string()),
     ]
 )
 _NEW: Final = pa.schema(
@@ -82,8 +83,8 @@ def export_exposures(log: EventLog, directory: Path, *, until: int | None = None
     """Append what was shown to ``exposures.parquet`` in ``directory``, a row a product; return how many.
 
     ``position`` is the place in the answer, 1 the first; ``rules``, the hash of its rules; ``forced``,
-    whether a tester asked for the variant by name. The tables do not name this file: it is for experiments, and for
-    whoever asks later what was shown.
+    whether a tester asked for the variant by name; ``team``, in an interleaved experiment, the variant whose pick a
+    product was. The tables do not name this file: it is for experiments, and for whoever asks later what was shown.
 
     Raises
     ------
@@ -176,7 +177,7 @@ def _shown(entries: Sequence[Entry[Exposure]]) -> pa.Table:
         (
             *(one.request_id, one.at, one.customer_id, one.session_id, one.surface),
             *(one.experiment, one.variant, one.bundle, one.rules, one.forced),
-            *(position, item.product_id, item.score, item.source, item.propensity),
+            *(position, item.product_id, item.score, item.source, item.propensity, item.team),
         )
         for one in (entry.record for entry in entries)
         for position, item in enumerate(one.items, start=1)

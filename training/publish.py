@@ -105,6 +105,7 @@ def model_card(bundle: Bundle) -> str:
         f"- recipe: `{json.dumps(manifest.recipe)}`",
         f"- features: `{manifest.feature_service}` (schema {manifest.feature_schema_hash}), "
         f"slow ones from `{v.CUSTOMER_FEATURES}`, history from `{v.CUSTOMER_RECENT}`",
+        *([] if manifest.policy.unranked is None else [f"- no ranker: {manifest.policy.unranked}"]),
         f"- seed: {manifest.seed}",
         f"- metrics belong to the same recipe fitted on an earlier window: see `metrics.json` ({s.PURCHASE}s "
         "of later customers, full catalogue)",

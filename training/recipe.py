@@ -6,7 +6,6 @@ the same recipe fitted on two windows gives two bundles that are compared as one
 
 from __future__ import annotations
 
-import difflib
 import tomllib
 from importlib import resources
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from feature_repo import names as v
 from serving.errors import ConfigError
+from training.config_errors import explained
 from training.models.configs import (
     ALSConfig,
     BlendConfig,
@@ -40,7 +40,7 @@ class Recipe(Config):
 
     name: str = Field(min_length=1)
     model: ModelName
-    popularity_days: int | None = Field(default=28, ge=1)
+    popularity_days: int | None = Field(default=28, ge=1, le=36_500)
     repeat_weight: float = Field(default=3.0, ge=0)
     als: ALSConfig = Field(default_factory=ALSConfig)
     bpr: BPRConfig = Field(default_factory=BPRConfig)
@@ -69,17 +69,17 @@ class Recipe(Config):
     @classmethod
     def _zero_is_all_time(cls, value: Any) -> Any:
         """TOML has no null: 0 says "of all time"."""
-        return None if value == 0 else value
+        return None if value == 0 and not isinstance(value, bool) else value
 
 
 class TrainConfig(Config):
     """What ``nextbest train`` does: the recipes that compete and the window they are judged on."""
 
     seed: int = Field(default=0, ge=0, lt=2**32)
-    horizon_days: int = Field(default=28, ge=1)
+    horizon_days: int = Field(default=28, ge=1, le=3650)
     k: int = Field(default=20, ge=1, le=100)
-    threads: int = Field(default=0, ge=0)
-    recipes: tuple[Recipe, ...] = Field(min_length=1)
+    threads: int = Field(default=0, ge=0, le=1024)
+    recipes: tuple[Recipe, ...] = Field(min_length=1, strict=False)  # TOML has lists, no tuples
 
     @field_validator("recipes")
     @classmethod
@@ -111,48 +111,18 @@ class TrainConfig(Config):
         try:
             text = path.read_text()
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"expected a TOML file at {path}, found no readable text; name another"
-            ) from error
+            found = "no file" if isinstance(error, FileNotFoundError) else "no readable text"
+            raise ConfigError(f"expected a TOML file at {path}, found {found}; name another") from error
         return cls.parse(text, path.name)
 
     @classmethod
     def parse(cls, text: str, name: str) -> TrainConfig:
         """Parse TOML text; see ``read``."""
         try:
-            return cls.model_validate(tomllib.loads(text))
+            told = tomllib.loads(text)
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"expected TOML in {name}, found {error}; correct it") from error
+        try:
+            return cls.model_validate(told)
         except ValidationError as error:
-            raise ConfigError(f"{name}: {_explained(error)}") from error
-
-
-def _explained(error: ValidationError) -> str:
-    first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        key = str(first["loc"][-1])
-        table = ".".join(str(part) for part in first["loc"][:-1] if not isinstance(part, int))
-        paths = _paths(TrainConfig)
-        beside = [path for path in paths if path.rpartition(".")[0] == table]
-        leaves = {path.rpartition(".")[2]: path for path in [*reversed(paths), *beside]}
-        near = difflib.get_close_matches(key, [path.rpartition(".")[2] for path in beside], n=1)
-        near = near or difflib.get_close_matches(key, leaves, n=1, cutoff=0.0)
-        path = leaves[near[0]]
-        return f"expected a known key, found {where}; the nearest valid key is {path!r}"
-    if first["type"] == "missing" and where == "recipes":
-        return "expected at least one recipe, a table [[recipes]] with name and model, found none; add one"
-    if first["type"] == "tuple_type":
-        return f"expected a list of tables ([[{where}]]), found {first.get('input')!r}; correct it"
-    return f"expected a valid {where or 'configuration'}, found {first.get('input')!r} ({first['msg']}); correct it"
-
-
-def _paths(model: Any, above: str = "") -> list[str]:
-    """Return every key with the keys above it, outermost first."""
-    paths: list[str] = []
-    for name, field in model.model_fields.items():
-        paths.append(f"{above}{name}")
-        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if hasattr(inner, "model_fields"):
-                paths += _paths(inner, f"{above}{name}.")
-    return paths
+            raise ConfigError(f"{name}: {explained(error, told, cls)}") from error

@@ -25,7 +25,7 @@ from feature_repo.build import FeatureSet
 from feature_repo.features import schema_hash
 from feature_repo.recent import to_micros
 from feature_repo.tables import Tables, find_file
-from feature_repo.validate import require_sound
+from feature_repo.validate import refuse_failed, validate
 from serving import golden, live
 from serving.bundle import NAME, load, sweep, verify
 from serving.errors import BundleError, DataError
@@ -41,6 +41,7 @@ from training.refresh_runs import (
     PUBLISHED,
     SUPERSEDED,
     UNFINISHED,
+    Checks,
     Data,
     Gate,
     Run,
@@ -215,9 +216,19 @@ class _Call:
             last=tables.span()[1],
         )
         last = self._runs.newest(PUBLISHED)
-        if last is None or last.data is None or last.data.hash != data.hash:
-            require_sound(self._directory, now=self._now)
-        return {"data": data}
+        if (
+            last is not None
+            and last.checks is not None
+            and last.data is not None
+            and last.data.hash == data.hash
+        ):
+            return {"data": data, "checks": last.checks}
+        found = validate(self._directory, now=self._now)
+        checks = Checks.of(found)
+        if found.failed:
+            self.put(checks=checks)
+        refuse_failed(found)
+        return {"data": data, "checks": checks}
 
     def _last_of_the_same(self) -> Run | None:
         """Return the last run that published, if this one could only do the same again."""
@@ -235,7 +246,7 @@ class _Call:
         """Let the gate judge again where another recipe has gone live since it did."""
         gate, now = self.run.gate, live_recipe(self._settings)
         if gate is not None and gate.champion != _told(now):
-            self.run = self.run.without(GATE, REFIT, gate=None, bundle=None)
+            self.run = self.run.without(GATE, REFIT, gate=None, bundle=None, unranked=None)
 
     def _features(self, tables: Tables) -> FeatureSet:
         """Return the features of the tables; found current they are not built again."""
@@ -261,7 +272,7 @@ class _Call:
 
     def _refitted(self, tables: Tables, features: FeatureSet) -> dict[str, Any]:
         assert self.run.gate is not None
-        made = self._made() or refit(
+        made, unranked = self._made() or refit(
             self._settings,
             tables,
             Recipe.model_validate(self.run.gate.winner),
@@ -270,10 +281,10 @@ class _Call:
             now=self.run.begun,
             metrics=self.run.gate.metrics,
         )
-        return {"bundle": f"{NAME}:{made}"}
+        return {"bundle": f"{NAME}:{made}", "unranked": unranked}
 
-    def _made(self) -> str | None:
-        """Return the version of this run's bundle that a killed call stored and could not tell of."""
+    def _made(self) -> tuple[str, str | None] | None:
+        """Return what ``refit`` would, of this run's bundle that a killed call stored and could not tell of."""
         assert self.run.gate is not None
         bundles = self._settings.bundles
         for root in sorted(bundles.glob(f"{self.run.begun:%Y%m%d%H%M}-*")):
@@ -283,7 +294,7 @@ class _Call:
                 if (manifest.created_at, metrics) != (self.run.begun, self.run.gate.metrics):
                     continue
                 golden.replay(Recommender(load(bundles, root.name), FrameReader({})))
-                return root.name
+                return root.name, manifest.policy.unranked
             except (BundleError, OSError, ValueError):
                 continue
         return None
@@ -304,7 +315,10 @@ class _Call:
 
     def _told_published(self) -> Run:
         assert self.run.gate is not None
-        return self.put(outcome=PUBLISHED, said=f"published {self.run.bundle}: {self.run.gate.reason}")
+        lacking = "" if self.run.unranked is None else f"; it has no ranker: {self.run.unranked}"
+        return self.put(
+            outcome=PUBLISHED, said=f"published {self.run.bundle}: {self.run.gate.reason}{lacking}"
+        )
 
 
 def _told(recipe: Recipe | None) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from feature_repo.validate import Validation
 from serving.bundle import NAME, remove
 from serving.errors import BundleError, ConfigError
 from serving.experiments_file import Experiments
@@ -45,6 +46,23 @@ class Data(_Strict):
     last: datetime
 
 
+class Checks(_Strict):
+    """What validation of the tables found: how many checks passed, warned and failed, and the latter two in words."""
+
+    counts: dict[str, int]
+    told: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, validation: Validation) -> Checks:
+        """Keep what is not as it should be."""
+        told = [
+            f"{one.status} {one.table}: {one.check}, {one.count:,} of {one.total:,} rows; {one.message}"
+            for one in validation.findings
+            if one.status != "PASS"
+        ]
+        return cls(counts=validation.counts, told=tuple(told))
+
+
 class Gate(_Strict):
     """What the gate said: of whom, against which live recipe, why; ``metrics`` go into the bundle as they are."""
 
@@ -59,7 +77,8 @@ class Run(_Strict):
 
     ``calls`` are the instants at which somebody began to work on it, the first of which is its own: what was logged
     later belongs to the next run. ``seconds`` holds the finished steps in order, each with the time that the call which
-    finished it took. ``said`` is how it ended, in one sentence.
+    finished it took. ``unranked`` says why the bundle lacks the ranker of its recipe, ``said`` how it ended, in one
+    sentence.
     """
 
     schema_version: Literal[1] = 1
@@ -72,9 +91,11 @@ class Run(_Strict):
     seconds: dict[str, float] = Field(default_factory=dict)
     events: dict[str, int] | None = None
     data: Data | None = None
+    checks: Checks | None = None
     features: dict[str, Any] | None = None
     gate: Gate | None = None
     bundle: str | None = None
+    unranked: str | None = None
     live_before: str | None = None
     outcome: Literal["unfinished", "published", "kept", "failed", "superseded"] = UNFINISHED
     said: str = ""

@@ -7,6 +7,7 @@ one with a further recipe, does only what is missing. The judging is ``eval``'s;
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -21,9 +22,22 @@ import pandas as pd
 from eval.drift import drift, previous, profiles, snapshot
 from eval.evaluate import Window
 from eval.examples import examples
-from eval.pooled import RESAMPLES, AtOrigin, pool
+from eval.pooled import RESAMPLES, pool
 from eval.published import beside_published
-from eval.results import Data, Drift, Example, ListScore, OriginInfo, RecipeInfo, Results, Run, Setting
+from eval.results import (
+    Data,
+    Drift,
+    Example,
+    ListScore,
+    OriginInfo,
+    RecipeInfo,
+    Results,
+    Run,
+    Setting,
+    SkippedOrigin,
+    Unranked,
+)
+from eval.rolling import AtOrigin
 from eval.scorecard import TOP_SCORE
 from eval.slices import Facts, labels, told_labels
 from eval.split import Origin, rolling_origins
@@ -46,7 +60,12 @@ from training.train import current_features
 Progress = Callable[[str, int, int], None]
 
 KEPT: Final = "kept"
+#: With fewer customers who bought after an origin than this there is no telling how sure a mean is.
+FEWEST_BUYERS: Final = 2
 _CONFIDENCE: Final = 0.95
+_TOLD: Final = 3
+
+log = logging.getLogger("nextbest")
 
 
 @dataclass(frozen=True)
@@ -119,14 +138,19 @@ def roll(
     Raises
     ------
     DataError
-        The history is too short, or nobody known bought anything in any window.
+        The history is too short, or fewer than two known customers bought anything in each window.
     """
     begun = perf_counter()
     recipes = with_baselines(config.recipes)
     with Tables.open(directory) as tables:
         interactions = tables.frame(s.INTERACTIONS, [s.CUSTOMER_ID, s.PRODUCT_ID, s.AT, s.KIND])
         facts = Facts.of(tables)
-        origins = _with_buyers(plan.origins(interactions[s.AT]), facts)
+        found = plan.origins(interactions[s.AT])
+        if len(found) < plan.count:
+            log.warning("%d of %d origins: the history has no more", len(found), plan.count)
+        origins, skipped = with_buyers(found, facts)
+        for one in skipped:
+            log.warning("the origin %s is left out: %s", f"{one.at:%Y-%m-%d}", _few(one))
         features = current_features(settings, tables, progress)
         judge = Judge(
             tables=tables,
@@ -167,6 +191,7 @@ def roll(
             setting=setting,
             recipes=described,
             origins=infos,
+            skipped=skipped,
             verdict=told,
             beside_published=beside_published(told.winner, pooled, infos, k=plan.k),
             examples=_examples(judge, origins[-1], runs[-1], leader=told.winner),
@@ -253,16 +278,38 @@ def _over(
     ]
 
 
-def _with_buyers(origins: Sequence[Origin], facts: Facts) -> list[Origin]:
-    """Return the origins in whose windows anybody known bought."""
+def with_buyers(origins: Sequence[Origin], facts: Facts) -> tuple[list[Origin], list[SkippedOrigin]]:
+    """Return the origins in whose windows enough known customers bought, and the others.
+
+    Raises
+    ------
+    DataError
+        There are only others.
+    """
     at = facts.purchases[s.AT]
-    kept = [origin for origin in origins if ((at >= origin.at) & (at < origin.end)).any()]
+    kept, skipped = [], []
+    for origin in origins:
+        bought = facts.purchases[(at >= origin.at) & (at < origin.end)]
+        customers = bought[s.CUSTOMER_ID].nunique()
+        if customers >= FEWEST_BUYERS:
+            kept.append(origin)
+        else:
+            skipped.append(
+                SkippedOrigin(at=origin.at, end=origin.end, customers=customers, purchases=len(bought))
+            )
     if not kept:
+        found = "; ".join(f"{one.at:%Y-%m-%d}: {_few(one)}" for one in skipped[-_TOLD:])
         raise DataError(
-            f"expected purchases by known customers from {origins[0].at} to {origins[-1].end}, found none; "
-            "there is nothing to judge by: give more origins, or purchases in the last weeks"
+            f"expected at least {FEWEST_BUYERS} known customers who bought in the days after an origin, found fewer at "
+            f"each of {len(skipped)} (the last ones, {found}); there is nothing to judge by: give a longer --horizon, "
+            "more --origins that reach back before the gap, or the purchases that are missing"
         )
-    return kept
+    return kept, skipped
+
+
+def _few(one: SkippedOrigin) -> str:
+    customers = f"{one.customers or 'no'} known customer{'' if one.customers == 1 else 's'}"
+    return f"{customers} bought in the {(one.end - one.at).days} days after it"
 
 
 def _described(recipe: Recipe, runs: Sequence[AtOrigin]) -> RecipeInfo:
@@ -271,8 +318,13 @@ def _described(recipe: Recipe, runs: Sequence[AtOrigin]) -> RecipeInfo:
         name=recipe.name,
         model=recipe.model,
         baseline=recipe.model in BASELINES,
-        chance_days=facts[-1]["chance_days"],
+        chance_days=next((one["chance_days"] for one in reversed(facts) if one["unranked"] is None), None),
         recipe=recipe.model_dump(mode="json"),
+        unranked=[
+            Unranked(at=run.at, why=why)
+            for run, one in zip(runs, facts, strict=True)
+            if (why := one["unranked"]) is not None
+        ],
         fit_seconds=round(float(np.mean([one["fit_seconds"] for one in facts])), 3),
         judge_seconds=round(float(np.mean([one["judge_seconds"] for one in facts])), 3),
     )

@@ -22,6 +22,7 @@ from serving import live
 from serving.bundle import sweep, verify
 from serving.errors import DataError, HomeBusy, NextbestError
 from serving.events.live import bring_online
+from serving.manifest import Manifest
 from serving.settings import Settings
 from training.assemble import assemble
 from training.backtest import Backtest, Verdict, backtest, gate
@@ -40,11 +41,12 @@ _ONLINE: Final = "online.json"
 
 @dataclass(frozen=True)
 class TrainReport:
-    """What a training run did."""
+    """What a training run did; ``unranked`` says why the bundle lacks the ranker of its recipe."""
 
     backtest: Backtest
     verdict: Verdict
     version: str
+    unranked: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the run as JSON values."""
@@ -52,6 +54,7 @@ class TrainReport:
             "published": f"nextbest:{self.version}",
             "winner": self.verdict.winner.name,
             "reason": self.verdict.reason,
+            "unranked": self.unranked,
             "backtest": self.backtest.to_json(),
         }
 
@@ -167,7 +170,7 @@ def train(
     with Tables.open(directory) as tables:
         features = current_features(settings, tables, progress)
         judged = judge(settings, tables, config, now=now, progress=progress)
-        version = refit(
+        version, unranked = refit(
             settings,
             tables,
             judged.winner,
@@ -179,7 +182,7 @@ def train(
     live.publish(settings.live, settings.slot, version)
     if progress is not None:
         progress("publish", 1, 1)
-    report = TrainReport(judged.backtest, judged.verdict, version)
+    report = TrainReport(judged.backtest, judged.verdict, version, unranked)
     settings.reports.mkdir(parents=True, exist_ok=True)
     (settings.reports / f"train-{version}.json").write_text(json.dumps(report.to_json(), indent=1))
     return report
@@ -240,8 +243,23 @@ def refit(
     as_of: datetime,
     now: datetime,
     metrics: Mapping[str, Any],
-) -> str:
-    """Fit ``winner`` on all that is known at ``as_of`` and store its bundle; return its version. It is not live."""
+) -> tuple[str, str | None]:
+    """Fit ``winner`` on all that is known at ``as_of`` and store its bundle, which is not live.
+
+    Returns
+    -------
+    version
+        Of the bundle.
+    unranked
+        Why it lacks the ranker of its recipe, None where nothing is lacking.
+
+    Raises
+    ------
+    DataError
+        It lacks a ranker that it was judged with, or that what is live under its name has.
+    BundleError
+        It is not sound.
+    """
     data = TrainingSet.load(tables, feature_store.open_store(settings.store), as_of)
     bundle = assemble(
         winner,
@@ -252,7 +270,23 @@ def refit(
         now=now,
         metrics={"of": "the same recipe fitted on an earlier window", "file": "metrics.json"},
     )
-    return store(bundle, data, settings, metrics=metrics)
+    unranked = bundle.manifest.policy.unranked
+    if unranked is not None:
+        _must_do_without(winner, unranked, live_manifest(settings), metrics)
+    return store(bundle, data, settings, metrics=metrics), unranked
+
+
+def _must_do_without(winner: Recipe, why: str, held: Manifest | None, metrics: Mapping[str, Any]) -> None:
+    """Refuse a fit without a ranker where that was not what was judged, or what is live under its name has one."""
+    is_live = held is not None and held.policy.model == winner.name and held.policy.ranker is not None
+    if not is_live and metrics["recipe"] in metrics.get("unranked", {}):
+        return
+    found = "what is live under this name has one" if is_live else "the gate judged it with one"
+    raise DataError(
+        f"expected a ranker for {winner.name}, since {found}, found too little to learn it from ({why}); nothing is "
+        "published and what is live stays live: run it again once there are more purchases, or give recipes without "
+        "[recipes.ranker]"
+    )
 
 
 def entrants(recipes: Sequence[Recipe], champion: Recipe | None) -> tuple[list[Recipe], Recipe | None]:
@@ -272,10 +306,17 @@ def entrants(recipes: Sequence[Recipe], champion: Recipe | None) -> tuple[list[R
 
 def live_recipe(settings: Settings) -> Recipe | None:
     """Return the recipe of the live bundle; None when nothing sound is live."""
+    manifest = live_manifest(settings)
+    try:
+        return None if manifest is None else Recipe.model_validate(manifest.recipe)
+    except ValueError:
+        return None
+
+
+def live_manifest(settings: Settings) -> Manifest | None:
+    """Return the manifest of the live bundle; None when nothing sound is live."""
     try:
         version = live.Live.read(settings.live).version(settings.slot)
-        if version is None:
-            return None
-        return Recipe.model_validate(verify(settings.bundles / version, version).recipe)
-    except (NextbestError, ValueError):
+        return None if version is None else verify(settings.bundles / version, version)
+    except NextbestError:
         return None

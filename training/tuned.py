@@ -7,6 +7,7 @@ that was killed is repeated as it was, and more time means a larger number.
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -158,19 +159,37 @@ def _chosen(config: TrainConfig, names: Sequence[str]) -> list[Recipe]:
     return [able[name] for name in dict.fromkeys(names or able)]
 
 
+def writable(path: Path) -> None:
+    """Check that the configuration can be written to ``path``: before a search, not after it.
+
+    Raises
+    ------
+    ConfigError
+        There is a file that ``tune`` did not write, or none can be written there.
+    """
+    try:
+        if path.exists() and not path.read_bytes().startswith(_WRITTEN.encode()):
+            raise ConfigError(
+                f"expected no file at {path} or one of `nextbest tune`, found another; choose another --to"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"expected a place to write to at {path}, found {error.strerror}; choose another --to"
+        ) from error
+
+
 def write(tuning: Tuning, path: Path) -> None:
     """Write the configuration that reproduces what was found, with where it comes from, for ``train --config``.
 
     Raises
     ------
     ConfigError
-        There is a file that ``tune`` did not write.
+        See ``writable``.
     """
-    if path.exists() and not path.read_bytes().startswith(_WRITTEN.encode()):
-        raise ConfigError(
-            f"expected no file at {path} or one of `nextbest tune`, found another; choose another --to"
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    writable(path)
     staged = path.with_name(f".{path.name}.{os.getpid()}.partial")
     staged.write_text(to_toml(tuning))
     staged.replace(path)

@@ -151,9 +151,8 @@ def policy_value(
         raise DataError(
             "expected some logged action that the new policy takes, found none; value another policy"
         )
-    robust = (chances * expected).sum(axis=1) + weight * (log.rewards - expected[rounds, log.actions])
-    columns = np.column_stack([weight * log.rewards, weight, robust])
-    means = clustered_means(columns, rounds, resamples=resamples, seed=seed)
+    table = columns(weight, log.rewards, (chances * expected).sum(axis=1), expected[rounds, log.actions])
+    means = clustered_means(table, rounds, resamples=resamples, seed=seed)
 
     def told(observed: float, drawn: Floats) -> Interval:
         low, high = ends(drawn, confidence)
@@ -170,6 +169,18 @@ def policy_value(
         clipped=0.0 if clip is None else float((full > clip).mean()),
         unsupported=unsupported,
     )
+
+
+def columns(weight: Floats, rewards: Floats, expected: Floats, own: Floats) -> Floats:
+    """Return what the estimators are means of, (rounds, 3): weight × reward, weight, and the doubly robust term.
+
+    Parameters
+    ----------
+    weight, rewards : arrays, shape (rounds,)
+    expected, own : arrays, shape (rounds,)
+        Expected reward of what the new policy does, and of what was logged.
+    """
+    return np.column_stack([weight * rewards, weight, expected + weight * (rewards - own)])
 
 
 def tabular_rewards(

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final
 
+from eval.experiment.comparison import CONVERSION
 from eval.experiment.results import Change, GuardrailRow, Look, MetricRow, Reading, SliceRow
 from eval.experiment.verdict import signed
-from eval.page import environment, write_page
+from eval.page import environment
 from eval.report.look import p_value, percent
 from eval.report.svg import Line, Range, lines, ranges
 
 REPORT: Final = "experiment.html"
-_STATE: Final = {"ship": "PASS", "keep": "WARN", "go on": "WARN", "distrust": "FAIL"}
-_COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+STATE: Final = {"ship": "PASS", "try": "PASS", "keep": "WARN", "go on": "WARN", "distrust": "FAIL"}
+COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BADGES: Final = {"holds": "PASS", "open": "WARN", "broken": "FAIL"}
+#: Decision → what is to be done now, for somebody who reads no further.
+TODO: Final = {
+    "ship": "What to do: make {variant} what everybody sees, and end the experiment.",
+    "try": "What to do: let a share of customers see {variant}, as a variant of an experiment.",
+    "keep": "What to do: end the experiment; {variant} stays.",
+    "go on": "What to do: change nothing and read again later; nothing is decided yet.",
+    "distrust": "What to do: decide nothing by these data; find out what went wrong, and begin again.",
+}
 _SAID: Final = {"holds": "holds", "open": "not known yet", "broken": "broken"}
 
 
@@ -23,7 +31,7 @@ def render_experiment(reading: Reading) -> str:
     """Return the page."""
     setting = reading.setting
     treatments = [arm.variant for arm in reading.arms if arm.variant != setting.control]
-    colour = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(treatments)}
+    colour = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(treatments)}
     alpha = 1 - setting.confidence
     return (
         environment()
@@ -32,7 +40,8 @@ def render_experiment(reading: Reading) -> str:
             reading=reading,
             percent=percent,
             setting=setting,
-            state=_STATE[reading.verdict.decision],
+            state=STATE[reading.verdict.decision],
+            todo=TODO[reading.verdict.decision].format(variant=reading.verdict.variant),
             share_p=p_value(reading.shares.p),
             metrics=[_metric(row, alpha) for row in reading.metrics],
             metric_chart=_metric_chart(reading.metrics, colour),
@@ -46,11 +55,6 @@ def render_experiment(reading: Reading) -> str:
     )
 
 
-def write_experiment(reading: Reading, directory: Path) -> Path:
-    """Write ``experiment.html`` into ``directory``; return its path."""
-    return write_page(render_experiment(reading), directory / REPORT)
-
-
 def _metric(row: MetricRow, alpha: float) -> dict[str, Any]:
     change = row.change
     left_out = change.low > 0 or change.high < 0
@@ -60,10 +64,10 @@ def _metric(row: MetricRow, alpha: float) -> dict[str, Any]:
         "name": row.metric,
         "variant": row.variant,
         "decides": row.decides,
-        "control": _figure(row.control),
-        "treatment": _figure(row.treatment),
+        "control": percent(row.control) if row.metric == CONVERSION else _figure(row.control),
+        "treatment": percent(row.treatment) if row.metric == CONVERSION else _figure(row.treatment),
         "relative": _relative(change),
-        "absolute": f"{change.difference:+.4g} [{change.low:+.4g}, {change.high:+.4g}]",
+        "absolute": f"{change.difference:+.3g} [{change.low:+.3g}, {change.high:+.3g}]".replace("-", "−"),
         "plain": _relative(row.plain),
         "narrowed": "–" if row.narrowed is None else percent(row.narrowed),
         "p": p_value(change.p if row.p_holm is None else row.p_holm),

@@ -18,7 +18,6 @@ from serving.experiments_file import FALLBACK, HOLDOUT, Experiments
 
 #: What everybody who is not held out sees, whatever else is tried out on them.
 PERSONAL: Final = "personal"
-INTERLEAVE: Final = "interleave"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def planned(experiments: Experiments, name: str) -> Planned | None:
         shares,
         held_out=experiments.holdout,
         shadows=tuple(variant.name for variant in found.variants if variant.shadow),
-        interleaved=getattr(found, "kind", "split") == INTERLEAVE,
+        interleaved=found.is_interleaved,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final
 
 import pandas as pd
@@ -94,6 +95,7 @@ def read(
     past_days: int,
     immature: bool = False,
     attributes: pd.DataFrame | None = None,
+    made_at: datetime | None = None,
 ) -> Reading:
     """Read an experiment.
 
@@ -109,6 +111,8 @@ def read(
         As they were enrolled.
     attributes : DataFrame, optional
         ``customer_id`` and columns by which customers are sorted into groups; those with two to eight values are used.
+    made_at
+        When it is read; ``now`` by default.
 
     Raises
     ------
@@ -168,6 +172,7 @@ def read(
                 comparing.add(by_variant[control], by_variant[variant], variant, shown, sorted_by)
         comparing.correct()
     return Reading(
+        made_at=made_at or instant_of(now),
         setting=setting,
         arms=arms,
         counts=counts,

@@ -15,16 +15,18 @@ from pydantic import BaseModel, ConfigDict
 from eval.experiment.effect import Effect
 from eval.experiment.guardrails import State
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 RESULTS: Final = "experiment.json"
-Decision = Literal["ship", "keep", "go on", "distrust"]
+Decision = Literal["ship", "try", "keep", "go on", "distrust"]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Knows its fields and no others, and does not change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Change(_Strict):
+class Change(Strict):
     """A difference with its interval and p-value; the relative one is None where the control is not told from zero."""
 
     difference: float
@@ -54,7 +56,7 @@ class Change(_Strict):
         )
 
 
-class Setting(_Strict):
+class Setting(Strict):
     """What was asked, before the data were seen; ``smallest`` is the relative effect that is worth finding.
 
     ``held_out`` is the share of all customers whom no experiment reaches, ``shadows`` are variants that answer unseen.
@@ -77,7 +79,7 @@ class Setting(_Strict):
     shadows: tuple[str, ...] = ()
 
 
-class Arm(_Strict):
+class Arm(Strict):
     """A variant: its planned share, customers who saw it and how many were expected, customers read, exposures."""
 
     variant: str
@@ -88,7 +90,7 @@ class Arm(_Strict):
     exposures: int
 
 
-class Counts(_Strict):
+class Counts(Strict):
     """Who was left out of the reading, and why."""
 
     crossed: int
@@ -98,7 +100,7 @@ class Counts(_Strict):
     last: datetime
 
 
-class Shares(_Strict):
+class Shares(Strict):
     """The check of shares."""
 
     p: float
@@ -106,7 +108,7 @@ class Shares(_Strict):
     failed: bool
 
 
-class MetricRow(_Strict):
+class MetricRow(Strict):
     """A metric of a treatment beside the control.
 
     ``change`` is adjusted by the customers' own past where ``narrowed`` is not None: by that share the adjustment
@@ -124,7 +126,7 @@ class MetricRow(_Strict):
     p_holm: float | None
 
 
-class GuardrailRow(_Strict):
+class GuardrailRow(Strict):
     """A guardrail of a treatment."""
 
     guardrail: str
@@ -136,7 +138,7 @@ class GuardrailRow(_Strict):
     state: State
 
 
-class SliceRow(_Strict):
+class SliceRow(Strict):
     """The deciding metric for one kind of customer; ``change`` is None where there are too few to tell."""
 
     dimension: str
@@ -147,7 +149,7 @@ class SliceRow(_Strict):
     p_holm: float | None
 
 
-class Look(_Strict):
+class Look(Strict):
     """The deciding metric as it stood at an earlier instant."""
 
     at: datetime
@@ -156,7 +158,7 @@ class Look(_Strict):
     change: Change
 
 
-class Plan(_Strict):
+class Plan(Strict):
     """Customers of control and treatment needed to find the smallest effect, those read, and days from now."""
 
     variant: str
@@ -165,7 +167,7 @@ class Plan(_Strict):
     days: int | None
 
 
-class Verdict(_Strict):
+class Verdict(Strict):
     """What to do. ``variant`` is the one to ship, or the control to keep."""
 
     decision: Decision
@@ -174,10 +176,25 @@ class Verdict(_Strict):
     reasons: list[str]
 
 
-class Reading(_Strict):
-    """An experiment, read."""
+class Written(Strict):
+    """What a reading of any kind has: when it was made, and what to do."""
 
     schema_version: int = SCHEMA_VERSION
+    made_at: datetime
+    verdict: Verdict
+
+    def write(self, directory: Path) -> Path:
+        """Write ``experiment.json`` into ``directory``, which is made; return its path."""
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / RESULTS
+        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
+        return path
+
+
+class Reading(Written):
+    """An experiment in which each customer saw one variant, read."""
+
+    kind: Literal["split"] = "split"
     setting: Setting
     arms: list[Arm]
     counts: Counts
@@ -188,11 +205,3 @@ class Reading(_Strict):
     looks: list[Look]
     plan: list[Plan]
     rare: list[str]
-    verdict: Verdict
-
-    def write(self, directory: Path) -> Path:
-        """Write ``experiment.json`` into ``directory``, which is made; return its path."""
-        directory.mkdir(parents=True, exist_ok=True)
-        path = directory / RESULTS
-        path.write_text(self.model_dump_json(indent=1), encoding="utf-8")
-        return path

@@ -54,7 +54,7 @@ def verdict(
     best = min(range(len(judged)), key=lambda i: (order.index(judged[i][0]), -deciding[i].change.low))
     decision, sentence = judged[best]
     others = [text for i, (_, text) in enumerate(judged) if i != best]
-    reasons = [*others, *_past(deciding), *_guards(guardrails), *_sliced(slices, setting), *told]
+    reasons = [*others, *_guards(guardrails), *_sliced(slices, setting), *told, *_past(deciding)]
     variant = deciding[best].variant if decision != "keep" else setting.control
     return Verdict(decision=decision, variant=variant, sentence=sentence, reasons=reasons)
 
@@ -150,10 +150,14 @@ def _past(deciding: Sequence[MetricRow]) -> list[str]:
 
 
 def _guards(guardrails: Sequence[GuardrailRow]) -> list[str]:
-    said = {"holds": "holds", "broken": "is broken", "open": "is not known yet"}
+    said = {
+        "holds": "a harm of {} is ruled out",
+        "broken": "it surely got worse by more than {}",
+        "open": "whether it got worse by {} is not known yet",
+    }
     return [
-        f"Guardrail {row.guardrail} ({row.variant}) {said[row.state]}: {row.control:.4g} → {row.treatment:.4g}, "
-        f"margin {percent(row.margin, 0)}."
+        f"What must not get worse: {row.guardrail} with {row.variant}, {row.control:.3g} → {row.treatment:.3g}; "
+        f"{said[row.state].format(percent(row.margin, 0))}."
         for row in guardrails
     ]
 

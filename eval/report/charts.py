@@ -129,8 +129,12 @@ def calibration(results: Results, look: Look) -> list[dict[str, Any]]:
     """Return, for each recipe whose scores are chances, what was predicted beside what happened."""
     told = []
     for row in results.calibration:
-        bins = [one for one in row.bins if one.pairs > 0]
-        ends = max((max(one.predicted, one.bought) for one in bins), default=1.0)
+        bins = [
+            (one, one.predicted, one.bought)
+            for one in row.bins
+            if one.pairs > 0 and one.predicted is not None and one.bought is not None
+        ]
+        ends = max((max(predicted, bought) for _, predicted, bought in bins), default=1.0)
         told.append(
             {
                 "recipe": row.recipe,
@@ -140,7 +144,7 @@ def calibration(results: Results, look: Look) -> list[dict[str, Any]]:
                         Line("as predicted", [(0.0, 0.0), (ends, ends)], "#8d97a0", "4 3"),
                         Line(
                             row.recipe,
-                            [(one.predicted, one.bought) for one in bins],
+                            [(predicted, bought) for _, predicted, bought in bins],
                             look.colour[row.recipe],
                             strong=True,
                         ),
@@ -153,10 +157,10 @@ def calibration(results: Results, look: Look) -> list[dict[str, Any]]:
                     {
                         "range": f"{100 * one.low:g} to {100 * one.high:g} %",
                         "pairs": f"{one.pairs:,.0f}",
-                        "predicted": percent(one.predicted, 2),
-                        "bought": percent(one.bought, 2),
+                        "predicted": percent(predicted, 2),
+                        "bought": percent(bought, 2),
                     }
-                    for one in bins
+                    for one, predicted, bought in bins
                 ],
             }
         )

@@ -1,10 +1,21 @@
-"""The index of all reports of a home: each run with its verdict, newest first, and the trend of the winners."""
+"""The index of all reports of a home: evaluations and readings of experiments with their verdicts, newest first.
+
+Of evaluations the trend of the winners is drawn as well. A reading of an experiment is known by what all kinds of them
+have: what was read, when, and the verdict.
+"""
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final
 
+from pydantic import BaseModel
+
+from eval.experiment.page import REPORT as EXPERIMENT_REPORT
+from eval.experiment.page import STATE
+from eval.experiment.results import RESULTS as EXPERIMENT
+from eval.experiment.results import Verdict
 from eval.metrics import NDCG
 from eval.page import environment, write_page
 from eval.report.page import REPORT
@@ -15,6 +26,19 @@ from serving.errors import DataError
 INDEX: Final = "index.html"
 
 
+class _Of(BaseModel):
+    experiment: str
+    now: datetime
+
+
+class Read(BaseModel):
+    """What the index tells of a reading of an experiment, whatever kind it is of."""
+
+    made_at: datetime
+    setting: _Of
+    verdict: Verdict
+
+
 def write_index(reports: Path) -> Path:
     """Write ``index.html`` over all results below ``reports``, passing over other files; return its path."""
     runs: list[tuple[str, Results]] = []
@@ -23,10 +47,22 @@ def write_index(reports: Path) -> Path:
             runs.append((path.parent.name, Results.read(path)))
         except DataError:
             continue
-    return write_page(render_index(runs, reports), reports / INDEX)
+    return write_page(render_index(runs, reports, _readings(reports)), reports / INDEX)
 
 
-def render_index(runs: list[tuple[str, Results]], reports: Path) -> str:
+def _readings(reports: Path) -> list[tuple[str, Read]]:
+    found = []
+    for path in sorted(reports.glob(f"*/{EXPERIMENT}")):
+        try:
+            found.append((path.parent.name, Read.model_validate_json(path.read_bytes())))
+        except (OSError, ValueError):
+            continue
+    return found
+
+
+def render_index(
+    runs: list[tuple[str, Results]], reports: Path, readings: list[tuple[str, Read]] | None = None
+) -> str:
     """Return the page.
 
     Parameters
@@ -35,6 +71,8 @@ def render_index(runs: list[tuple[str, Results]], reports: Path) -> str:
         Folder and results of each run, in any order.
     reports
         Where the folders lie: a run is linked where it has a report.
+    readings
+        Folder and reading of each experiment that was read, in any order.
     """
     groups: dict[str, list[tuple[str, Results]]] = {}
     for folder, results in sorted(runs, key=lambda run: run[1].run.made_at):
@@ -43,7 +81,29 @@ def render_index(runs: list[tuple[str, Results]], reports: Path) -> str:
     for tables, held in groups.items():
         rows = [_row(folder, results, reports) for folder, results in reversed(held)]
         told.append({"tables": tables, "rows": rows, **_trend(held)})
-    return environment().get_template("index.html.j2").render(groups=told, runs=len(runs))
+    newest = sorted(readings or [], key=lambda one: one[1].made_at, reverse=True)
+    return (
+        environment()
+        .get_template("index.html.j2")
+        .render(
+            groups=told,
+            runs=len(runs),
+            experiments=[
+                {
+                    "name": one.setting.experiment,
+                    "link": f"{folder}/{EXPERIMENT_REPORT}"
+                    if (reports / folder / EXPERIMENT_REPORT).is_file()
+                    else "",
+                    "when": f"{one.made_at:%Y-%m-%d %H:%M}",
+                    "until": f"{one.setting.now:%Y-%m-%d}",
+                    "state": STATE[one.verdict.decision],
+                    "decision": one.verdict.decision,
+                    "sentence": one.verdict.sentence,
+                }
+                for folder, one in newest
+            ],
+        )
+    )
 
 
 def _row(folder: str, results: Results, reports: Path) -> dict[str, Any]:

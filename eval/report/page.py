@@ -31,6 +31,7 @@ def render_report(results: Results) -> str:
             swatch=legend_line,
             winner=look.winner,
             boards=tables.boards(results, look),
+            unranked=tables.unranked(results),
             origins=charts.over_origins(results, look),
             slices=tables.slices(results, look),
             published=tables.published(results, look),

@@ -143,8 +143,8 @@ def ranges(rows: Sequence[Range], *, label: str, told: Callable[[Range], str]) -
         parts.append(f'<line x1="{px(0):.1f}" x2="{px(0):.1f}" y1="{top}" y2="{end}" stroke="{_SOFT}"/>')
     for number, row in enumerate(rows):
         y = top + step * number
-        parts.append(_text(2, y + 11, row.label, bold=row.strong))
-        parts.append(_text(WIDTH - 2, y + 11, told(row), anchor="end", bold=row.strong))
+        parts.append(_text(2, y + 11, row.label, bold=row.strong, halo=True))
+        parts.append(_text(WIDTH - 2, y + 11, told(row), anchor="end", bold=row.strong, halo=True))
         middle = y + 20
         parts.append(f'<line x1="4" x2="{WIDTH - 4}" y1="{middle}" y2="{middle}" stroke="{_LINE}"/>')
         parts.append(
@@ -198,9 +198,18 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _text(
-    x: float, y: float, text: str, *, anchor: str = "start", colour: str = _INK, bold: bool = False
+    x: float,
+    y: float,
+    text: str,
+    *,
+    anchor: str = "start",
+    colour: str = _INK,
+    bold: bool = False,
+    halo: bool = False,
 ) -> str:
     weight = ' font-weight="700"' if bold else ""
+    if halo:  # a line behind it does not run through the letters
+        weight += ' stroke="#fff" stroke-width="4" paint-order="stroke"'
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="11"{weight}>'
         f"{escape(text)}</text>"

@@ -5,7 +5,7 @@ Every number is one of ``results.json``, written for people.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 from eval.evaluate import ALL
@@ -49,6 +49,7 @@ _EXPLAINED: Final[dict[PurchasedPolicy, str]] = {
 def boards(results: Results, look: Look) -> list[dict[str, Any]]:
     """Return a leaderboard for each purchased policy."""
     k, told = results.setting.k, []
+    lacking = {recipe.name for recipe in results.recipes if recipe.unranked}
     for policy in results.policies:
         multiples = results.multiples(policy)
         beyond = {row.recipe: row for row in results.beyond if row.purchased == policy}
@@ -92,23 +93,41 @@ def boards(results: Results, look: Look) -> list[dict[str, Any]]:
             {
                 "title": TITLES[policy],
                 "note": f"{_EXPLAINED[policy]} {rows[0].customers:,} customers, judged {rows[0].rows:,} times."
-                f"{_alike(rows)}",
+                f"{_alike(rows, lacking)}",
                 "chart": chart,
                 "rows": table,
                 "differences": _differences(results, policy, rows[0].recipe),
+                "disagree": disagreeing(results, policy, rows[0].recipe),
                 "best": rows[0].recipe,
             }
         )
     return told
 
 
-def _alike(rows: Sequence[ListScore]) -> str:
-    """Say which recipes show the same; an expert rule without categories is popularity."""
+def unranked(results: Results) -> list[dict[str, Any]]:
+    """Return the recipes that were judged without their ranker: where, and why."""
+    return [
+        {
+            "recipe": recipe.name,
+            "count": len(recipe.unranked),
+            "origins": [{"at": f"{one.at:%Y-%m-%d}", "why": one.why} for one in recipe.unranked],
+        }
+        for recipe in results.recipes
+        if recipe.unranked
+    ]
+
+
+def _alike(rows: Sequence[ListScore], lacking: Collection[str]) -> str:
+    """Say which recipes show the same, and why; an expert rule without categories is popularity."""
     groups: dict[tuple[float, ...], list[str]] = {}
     for row in rows:
         key = tuple(row.metrics[metric].mean for metric in (NDCG, HR, MRR, RECALL, MAP))
         groups.setdefault(key, []).append(row.recipe)
-    return "".join(f" {' and '.join(names)} show the same." for names in groups.values() if len(names) > 1)
+    told = ""
+    for names in (names for names in groups.values() if len(names) > 1):
+        without = " and ".join(name for name in names if name in lacking)
+        told += f" {' and '.join(names)} show the same{f', {without} without its ranker' if without else ''}."
+    return told
 
 
 def _percents(estimate: Estimate | None) -> str:
@@ -135,6 +154,24 @@ def _differences(results: Results, policy: PurchasedPolicy, best: str) -> list[d
                 }
             )
     return found
+
+
+def disagreeing(results: Results, policy: PurchasedPolicy, best: str) -> str:
+    """Return why intervals and p-values beside ``best`` differ, in one sentence; nothing where they do not."""
+    names = [
+        row.worse if row.better == best else row.better
+        for row in results.comparisons
+        if row.purchased == policy
+        and row.metric == NDCG
+        and best in (row.better, row.worse)
+        and row.disagrees
+    ]
+    if not names:
+        return ""
+    return (
+        f"Against {' and '.join(names)} interval and p differ on whether it could be chance: the interval is of that "
+        "pair alone, p is corrected for all pairs of recipes, and the verdict goes by p."
+    )
 
 
 def slices(results: Results, look: Look) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from feature_repo import schema as s
 from feature_repo.recent import DAY_US, KIND_CODES, History, to_micros
@@ -31,11 +31,20 @@ class EventWeights(BaseModel):
     A product that is being looked at as the request comes counts ``context_weight``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
     half_life_days: float = Field(default=90.0, gt=0)
     context_weight: float = Field(default=20.0, ge=0)
     kind_weights: dict[str, float] = Field(default_factory=lambda: dict(_KIND_WEIGHTS))
+
+    @field_validator("kind_weights")
+    @classmethod
+    def _kinds(cls, weights: dict[str, float]) -> dict[str, float]:
+        if unknown := [kind for kind in weights if kind not in KIND_CODES]:
+            raise ValueError(
+                f"kinds of interactions are {', '.join(KIND_CODES)}, found {unknown[0]!r}; correct it"
+            )
+        return weights
 
     @cached_property
     def by_code(self) -> Float64:

@@ -93,12 +93,16 @@ class Change(_Record):
 
 @dataclass(frozen=True)
 class Shown:
-    """One product of an answer, and how likely it was to be shown there (None: not known)."""
+    """One product of an answer, and how likely it was to be shown there (None: not known).
+
+    ``team`` is the variant whose pick it was, in an answer made of the lists of two.
+    """
 
     product_id: str
     score: float
     source: str
     propensity: float | None = None
+    team: str | None = None
 
 
 @dataclass(frozen=True)

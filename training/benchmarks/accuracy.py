@@ -169,7 +169,7 @@ def settings(recipe: Recipe) -> dict[str, Any]:
 def tuned(name: str, validation: Listed, *, k: int, seed: int) -> tuple[Recipe, list[dict[str, Any]]]:
     """Walk the model's axes on the validation part; return the best recipe and every point judged."""
     if name not in SPACES:
-        return Recipe(name=name, model=name, popularity_days=None), []
+        return Recipe.model_validate({"name": name, "model": name, "popularity_days": None}), []
     train = training_set(validation.train)
     asked = sampled(validation, seed=seed)
 

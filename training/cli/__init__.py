@@ -11,6 +11,7 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import NoReturn
 
 import duckdb
 import typer
@@ -33,6 +34,7 @@ from training.cli import (
     train,
     tune,
 )
+from training.cli.room import shortage
 
 app = typer.Typer(
     name="nextbest",
@@ -70,27 +72,28 @@ def main() -> None:
     try:
         app()
     except NextbestError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+        _end(shortage(error) or str(error))
     except BrokenPipeError:
         sys.exit(141)
     except OSError as error:
         about = f" {error.filename}" if error.filename else ""
-        sys.stderr.write(
-            f"error: expected to read and write files, found {error.strerror or error}:{about}; "
-            "check the path, its permissions and the disk, or set NEXTBEST_HOME to another directory\n"
+        _end(
+            shortage(error)
+            or f"expected to read and write files, found {error.strerror or error}:{about}; "
+            "check the path and its permissions, or set NEXTBEST_HOME to another directory"
         )
-        sys.exit(2)
-    except (duckdb.OutOfMemoryException, duckdb.IOException) as error:
+    except duckdb.IOException as error:
         found = str(error).strip().splitlines()[0]
-        sys.stderr.write(
-            f"error: expected room in memory and on disk and leave to write, found: {found}; give more --memory "
-            "where the command has it, free the disk, or choose another directory\n"
+        _end(
+            shortage(error)
+            or f"expected leave to read and write files, found: {found}; check the path and its permissions, or choose "
+            "another directory"
         )
-        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except Exception as error:
+        if (sentence := shortage(error)) is not None:
+            _end(sentence)
         with tempfile.NamedTemporaryFile("w", prefix="nextbest-", suffix=".log", delete=False) as file:
             traceback.print_exc(file=file)
         sys.stderr.write(
@@ -98,3 +101,8 @@ def main() -> None:
             f"the details are in {Path(file.name)}, please report them\n"
         )
         sys.exit(1)
+
+
+def _end(sentence: str) -> NoReturn:
+    sys.stderr.write(f"error: {sentence}\n")
+    sys.exit(2)

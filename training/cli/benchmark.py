@@ -16,7 +16,7 @@ import typer
 
 from serving.errors import ConfigError
 from serving.settings import Settings
-from training.cli import benchmark_experiment, benchmark_ranking, benchmark_service
+from training.cli import benchmark_experiment, benchmark_ranking, benchmark_service, benchmark_visitors
 from training.cli.progress import shown
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ def register(app: typer.Typer) -> None:
     benchmark_experiment.register(group)
     benchmark_ranking.register(group)
     benchmark_service.register(group)
+    benchmark_visitors.register(group)
     app.add_typer(group, name="benchmark")
 
 

@@ -29,7 +29,7 @@ def print_comparison(told: dict[str, Any], *, as_json: bool) -> None:
 
 def _facts(told: dict[str, Any]) -> Iterator[tuple[Any, Any, Any]]:
     a, b = told["a"], told["b"]
-    for name in ("tag", "model", "created_at", "code_version", "seed"):
+    for name in ("tag", "model", "ranker", "created_at", "code_version", "seed"):
         yield name, a[name], b[name]
     yield "data until", a["data"]["as_of"], b["data"]["as_of"]
     for name in sorted(a["data"]["rows"].keys() | b["data"]["rows"].keys()):

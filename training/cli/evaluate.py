@@ -12,6 +12,7 @@ import typer
 
 from eval.report.index import write_index
 from eval.report.page import write_report
+from eval.report.tables import disagreeing
 from serving.bundle import NAME, verify
 from serving.errors import ConfigError
 from serving.settings import Settings
@@ -78,8 +79,11 @@ def evaluate_command(
     screen = console()
     for policy in results.policies:
         screen.print(rolling_leaderboard(results, policy))
-    for sentence in (*comparisons(results), results.verdict.sentence, *results.verdict.reasons):
-        screen.print(sentence, markup=False)
+    verdict = results.verdict
+    why = [disagreeing(results, policy, verdict.winner) for policy in results.policies]
+    for sentence in (*comparisons(results), *dict.fromkeys(why), verdict.sentence, *verdict.reasons):
+        if sentence:
+            screen.print(sentence, markup=False)
     typer.echo(f"report: {report}\nall reports: {index}")
 
 

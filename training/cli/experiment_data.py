@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eval.experiment import customers as c
+from eval.experiment.interleaving import TEAM
 from eval.experiment.planned import Planned, beside_the_holdout, planned
 from feature_repo import schema as s
 from feature_repo.tables import Tables
@@ -57,7 +58,7 @@ def pairs(text: str, option: str) -> dict[str, float]:
     return found
 
 
-def exposures_of(tables: Path, name: str, *, also: Sequence[str] = ()) -> pd.DataFrame:
+def exposures_of(tables: Path, name: str, *, also: Sequence[str] = (), live: bool = False) -> pd.DataFrame:
     """Return the exposures of an experiment; without any, those of the others by name only.
 
     Those of the holdout come beside everybody else's. What a tester asked for by name is left out: nobody was assigned
@@ -71,6 +72,8 @@ def exposures_of(tables: Path, name: str, *, also: Sequence[str] = ()) -> pd.Dat
         The experiment.
     also
         Further columns, read where they are there.
+    live
+        Take those of no experiment instead.
 
     Raises
     ------
@@ -90,9 +93,10 @@ def exposures_of(tables: Path, name: str, *, also: Sequence[str] = ()) -> pd.Dat
                 "write it anew with `nextbest events export`"
             )
         columns = [*c.EXPOSED, *(column for column in (c.LATENCY, c.FORCED, *also) if column in there)]
-        own = None if name == HOLDOUT else pc.field(c.EXPERIMENT) == name
+        field = pc.field(c.EXPERIMENT)
+        own = None if name == HOLDOUT else field.is_null() if live else field == name
         rows: pd.DataFrame = pq.read_table(path, columns=columns, filters=own).to_pandas()
-        if rows.empty:
+        if rows.empty and not live:
             rows = pq.read_table(path, columns=columns).to_pandas().drop_duplicates(c.EXPERIMENT)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"expected a Parquet file at {path}, found: {error}; restore it") from error
@@ -125,6 +129,43 @@ def plan_of(settings: Settings, name: str, shares: str | None) -> Planned:
             "shadows answer unseen, so there is nothing to compare; give one of them customers"
         )
     return told
+
+
+def teams_of(settings: Settings, name: str, exposures: pd.DataFrame, control: str | None) -> tuple[str, str]:
+    """Return the two variants of an interleaved experiment, the control first: by the file, else by the exposures.
+
+    Raises
+    ------
+    ConfigError
+        There are not two, or the control is none of them.
+    """
+    told = planned(Experiments.read(settings.experiments), name)
+    if told is not None and told.interleaved:
+        teams = list(told.shares)
+    else:
+        own = exposures[exposures[c.EXPERIMENT] == name]
+        teams = (
+            sorted(own[TEAM].dropna().unique(), key=lambda team: (team != "control", team))
+            if TEAM in own
+            else []
+        )
+        if control is None and "control" not in teams:
+            raise ConfigError(
+                f"expected --control VARIANT or the experiment {name!r} in {settings.experiments}, found neither; "
+                f"say which of {', '.join(teams) or 'the two variants'} is the control"
+            )
+    if len(teams) != 2 or (control is not None and control not in teams):
+        raise ConfigError(
+            f"expected two variants of {name!r}, the control among them, found {', '.join(teams) or 'none'}"
+            f"{'' if control is None else f' and --control {control}'}; correct the file or --control"
+        )
+    first = control or teams[0]
+    return first, next(team for team in teams if team != first)
+
+
+def interactions_of(tables: Tables) -> pd.DataFrame:
+    """Return what customers did with which product, and in which answer they saw it."""
+    return tables.frame(s.INTERACTIONS, [s.CUSTOMER_ID, s.PRODUCT_ID, s.AT, s.KIND, s.VALUE, s.REQUEST_ID])
 
 
 def attributes_of(tables: Tables) -> pd.DataFrame | None:

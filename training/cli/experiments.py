@@ -12,7 +12,15 @@ from rich.table import Table
 
 from serving.bundle import NAME, verify
 from serving.errors import BundleError, ConfigError, NextbestError
-from serving.experiments_file import FALLBACK, HOLDOUT, Experiment, Experiments, Variant
+from serving.experiments_file import (
+    FALLBACK,
+    HOLDOUT,
+    INTERLEAVE,
+    INTERLEAVED,
+    Experiment,
+    Experiments,
+    Variant,
+)
 from serving.live import Live
 from serving.settings import Settings
 from serving.told import Files, LiveRules
@@ -110,6 +118,8 @@ def _seen(experiment: Experiment | None, customer: str = "") -> dict[str, str | 
     """Return what a customer sees in an experiment, or in the holdout; nothing where the holdout is not theirs."""
     if experiment is None:
         return {"variant": None if customer else FALLBACK, "shadow": None}
+    if experiment.is_interleaved:
+        return {"variant": INTERLEAVED, "shadow": None}
     scale = Scale.of([variant.weight for variant in experiment.variants])
     variant = experiment.variants[scale.owner(positions(experiment.salt)(customer))]
     shown = experiment.variants[0] if variant.shadow else variant
@@ -117,6 +127,9 @@ def _seen(experiment: Experiment | None, customer: str = "") -> dict[str, str | 
 
 
 def _shares(experiment: Experiment) -> list[float]:
+    """Return the share of its customers who see each variant; of an interleaved one everybody sees both."""
+    if experiment.is_interleaved:
+        return [1.0] * len(experiment.variants)
     total = sum(variant.weight for variant in experiment.variants)
     return [variant.weight / total for variant in experiment.variants]
 
@@ -140,6 +153,7 @@ def _described(
         state = fits[key] if fits[key] == _WHOLE else f"{experiment.name}/{variant.name}: {fits[key]}"
     return {
         "experiment": experiment.name,
+        "kind": experiment.kind,
         "salt": experiment.salt,
         "surfaces": experiment.surfaces,
         "customers": experiment.customers,
@@ -186,7 +200,7 @@ def _print(told: Experiments, rows: list[dict[str, Any]]) -> None:
             escape(", ".join(row["surfaces"] or (_EVERYWHERE,))) if first else "",
             escape(targets or _EVERYBODY) if first else "",
             row["variant"] + (" (shadow)" if row["shadow"] else ""),
-            f"{row['share']:.2%}",
+            INTERLEAVED if row["kind"] == INTERLEAVE else f"{row['share']:.2%}",
             f"{row['bundle'] or ''}{' (live)' if row['is_live'] else ''}",
             escape(row["rules"]) if row["rules_digest"] else "",
             _WHOLE if row["state"] == _WHOLE else "refused",

@@ -17,6 +17,7 @@ from serving.settings import Settings
 from training.cli.comparison import print_comparison
 from training.cli.tables import console
 from training.compare import compare as compared
+from training.compare import ranker_told
 
 
 def register(app: typer.Typer) -> None:
@@ -47,7 +48,7 @@ def models_command(
     if not rows:
         typer.echo("no bundle yet; make one with `nextbest train TABLES`")
         return
-    table = Table("live", "tag", "model", "data until", "customers", "products", "state")
+    table = Table("live", "tag", "model", "data until", "customers", "products", "ranker", "state")
     for row in rows:
         table.add_row("●" if row["live"] else "", *(str(row[name]) for name in tuple(row)[1:]))
     console().print(table)
@@ -68,7 +69,15 @@ def _described(settings: Settings, version: str, current: str | None) -> dict[st
     try:
         manifest = verify(settings.bundles / version, version)
     except BundleError as error:
-        return {**row, "model": "", "as_of": "", "customers": "", "products": "", "state": str(error)}
+        return {
+            **row,
+            "model": "",
+            "as_of": "",
+            "customers": "",
+            "products": "",
+            "ranker": "",
+            "state": str(error),
+        }
     rows = manifest.data.rows
     return {
         **row,
@@ -76,6 +85,7 @@ def _described(settings: Settings, version: str, current: str | None) -> dict[st
         "as_of": f"{manifest.data.as_of:%Y-%m-%d %H:%M}",
         "customers": rows["customers"],
         "products": rows["products"],
+        "ranker": ranker_told(manifest.policy),
         "state": "whole",
     }
 

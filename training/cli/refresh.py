@@ -8,7 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
-from serving.errors import ConfigError, HomeBusy
+from serving.errors import ConfigError, HomeBusy, NextbestError
 from serving.settings import Settings
 from training.cli.progress import shown
 from training.cli.train import show
@@ -45,30 +45,48 @@ def refresh_command(
 
     Exits with 0 when it published or nothing was new, with 75 while another job holds the home, with 2 on errors.
     """
-    settings = Settings.load()
+    settings, now = Settings.load(), datetime.now(UTC)
+    runs = Runs(settings.refresh)
     try:
         with one_job(settings), shown(quiet=as_json) as progress:
-            directory, chosen = _remembered(Runs(settings.refresh).remembered(), tables, config)
+            directory, chosen = _remembered(runs.remembered(), tables, config)
             run = refresh(
                 settings,
                 directory,
                 TrainConfig.default() if chosen is None else TrainConfig.read(chosen),
-                now=datetime.now(UTC),
+                now=now,
                 config_path=chosen,
                 progress=progress,
             )
     except HomeBusy as error:
         typer.echo(f"not now: {error}", err=True)
         raise typer.Exit(BUSY) from error
+    except NextbestError:
+        held = runs.newest()
+        if held is not None and held.calls[-1] == now:
+            _tell_checks(held, err=True)
+        raise
     if as_json:
         typer.echo(run.model_dump_json())
         return
+    _tell_checks(run)
     if run.gate is not None:
         show(run.gate.metrics)
     if run.events is not None:
         typer.echo(f"{run.events['interactions']:,} interactions were new in the event log")
     typer.echo(run.said)
     typer.echo(f"record: {settings.refresh / f'{run.run}.json'}")
+
+
+def _tell_checks(run: Run, *, err: bool = False) -> None:
+    """Print what validation found: nothing passes in silence that is not as it should be."""
+    if run.checks is None:
+        return
+    for line in run.checks.told:
+        typer.echo(line, err=err)
+    counts = ", ".join(f"{count} {status}" for status, count in run.checks.counts.items())
+    rows = f"; `nextbest validate {run.tables}` shows rows" if run.checks.told else ""
+    typer.echo(f"checks of the tables: {counts}{rows}", err=err)
 
 
 def _remembered(last: Run | None, tables: Path | None, config: Path | None) -> tuple[Path, Path | None]:

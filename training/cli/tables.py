@@ -35,7 +35,15 @@ def leaderboard(backtest: dict[str, Any]) -> Table:
     table.add_column("purchased")
     table.add_column("products")
     table.add_column("model")
-    for column in (f"recall@{k}", f"NDCG@{k}", f"MRR@{k}", "NDCG existing", "NDCG new", "coverage"):
+    for column in (
+        "customers",
+        f"recall@{k}",
+        f"NDCG@{k}",
+        f"MRR@{k}",
+        "NDCG existing",
+        "NDCG new",
+        "coverage",
+    ):
         table.add_column(column, justify="right")
     last = None
     for result in backtest["results"]:
@@ -47,6 +55,7 @@ def leaderboard(backtest: dict[str, Any]) -> Table:
         table.add_row(
             *part,
             result["model"],
+            f"{slices[ALL]['customers']:,}",
             *(_interval(slices[ALL].get(metric)) for metric in ("recall", "ndcg", "mrr")),
             *(_mean(slices[which].get("ndcg")) for which in (EXISTING, NEW)),
             f"{result['beyond_accuracy']['coverage']:.2f}",

@@ -43,7 +43,10 @@ def train_command(
         typer.echo(json.dumps(told))
         return
     show(told["backtest"])
-    typer.echo(f"{told['reason']}\npublished {told['published']}")
+    typer.echo(told["reason"])
+    if report.unranked is not None:
+        typer.echo(f"{report.verdict.winner.name} has no ranker: {report.unranked}")
+    typer.echo(f"published {told['published']}")
 
 
 def show(backtest_json: dict[str, Any]) -> None:
@@ -52,3 +55,5 @@ def show(backtest_json: dict[str, Any]) -> None:
     screen.print(leaderboard(backtest_json))
     for sentence in differences(backtest_json):
         screen.print(sentence, markup=False)
+    for name, why in backtest_json.get("unranked", {}).items():
+        screen.print(f"{name} was judged without its ranker: {why}", markup=False, soft_wrap=True)

@@ -51,12 +51,13 @@ def tune_command(
 
     Killed, it goes on where it was: call it again.
     """
-    from training.tuned import tune, write
+    from training.tuned import tune, writable, write
 
     settings = Settings.load()
     chosen = TrainConfig.read(config) if config else TrainConfig.default()
     target = to or settings.tuning / "tuned.toml"
     sound(tables)
+    writable(target)
     with shown(quiet=as_json) as progress:
         found = tune(
             settings,

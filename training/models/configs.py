@@ -15,9 +15,9 @@ BLENDED: Final = ("als", "bpr", "spectral", "lightfm", "two_tower")
 
 
 class Config(BaseModel):
-    """Base of all model settings: frozen, unknown keys forbidden."""
+    """Base of all model settings: frozen, unknown keys forbidden, and a text or a truth value is no number."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, strict=True)
 
 
 class ALSConfig(Config):
@@ -88,10 +88,9 @@ class BlendConfig(Config):
     def _positive(cls, weights: dict[str, float]) -> dict[str, float]:
         for name in weights:
             if name not in BLENDED:
-                near = difflib.get_close_matches(name, BLENDED, n=1, cutoff=0.0)[0]
-                raise ValueError(
-                    f"a blend takes models with vectors: {', '.join(BLENDED)}; {name!r} is nearest to {near!r}"
-                )
+                near = difflib.get_close_matches(name, BLENDED, n=1)
+                meant = f"{name!r} is nearest to {near[0]!r}" if near else f"{name!r} is none of them"
+                raise ValueError(f"a blend takes models with vectors: {', '.join(BLENDED)}; {meant}")
         if not weights or not all(0 < weight < math.inf for weight in weights.values()):
             raise ValueError("give each model a finite weight above zero")
         return weights

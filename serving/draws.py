@@ -100,8 +100,9 @@ class Draws:
 
     def _add(self, products: Int32, tell: Tell) -> None:
         if len(products):
-            self._parts.append((len(self.products), tell))
-            self.products = np.concatenate([self.products, products])
+            start = len(self.products)
+            self._parts.append((start, tell))
+            self.products = np.concatenate([self.products, products]) if start else products
 
 
 def _teller(found: Candidates) -> Tell:

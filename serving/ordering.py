@@ -97,14 +97,14 @@ class Ordering:
         """Return the scores (m,) of products that a rule names: the model's, else how popular they are."""
         if self._ranked is not None:
             return self._ranked.chances(subject, products)
-        popular = self._popular.scores(products)
-        if not isinstance(self._personal, Vectors | Near):
-            return popular
-        own = self._personal.scores(subject, products)
-        return popular if own is None else np.where(self._has_place(products), own, popular)
-
-    def _has_place(self, products: NDArray[np.int32]) -> Mask:
-        return np.ones(len(products), np.bool_) if self._nearness is None else self._nearness.placed[products]
+        scores = self._personal.scores if isinstance(self._personal, Vectors | Near) else None
+        own = None if scores is None else scores(subject, products)
+        if own is None:
+            return self._popular.scores(products)
+        placed = None if self._nearness is None else self._nearness.placed[products]
+        if placed is None or placed.all():
+            return own
+        return np.where(placed, own, self._popular.scores(products))
 
 
 def draw(chain: Sequence[Source], subject: Subject, allowed: Mask, n: int) -> list[Told]:

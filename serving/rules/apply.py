@@ -101,8 +101,12 @@ class Soft:
     @cached_property
     def chooses(self) -> bool:
         """Whether they choose among more candidates than are shown."""
-        orders = self.factors is not None or self.limits is not None or self.trade_off < 1.0
-        return orders or self.fresh is not None
+        return self.orders or self.fresh is not None
+
+    @cached_property
+    def orders(self) -> bool:
+        """Whether they put candidates in another order than the sources'."""
+        return self.factors is not None or self.limits is not None or self.trade_off < 1.0
 
 
 class Slot(NamedTuple):
@@ -158,7 +162,7 @@ class Arrangement:
             )
         answer.fill(soft, self._nearness if soft.trade_off < 1.0 else None)
         slots = () if soft.exploring is None else soft.exploring.slots
-        explored = [slot for slot in slots if slot < n and answer.slots[slot].source != PINNED]
+        explored = [slot for slot in slots if slot < n and not answer.is_pinned(slot)]
         if soft.fresh is not None:
             answer.admit(soft.fresh, at, explored)
         if soft.exploring is not None and request_id is not None:
@@ -182,18 +186,23 @@ class _Answer:
         """The slots in order, once all are filled."""
         return [self._held[slot] for slot in range(self._n)]
 
+    def is_pinned(self, slot: int) -> bool:
+        """Whether a rule pins what stands in a slot."""
+        return self._held[slot].source == PINNED
+
     def _product(self, place: int) -> int:
         return int(self._draws.products[place])
 
     def _code(self, place: int) -> int:
-        return self._room.code(self._product(place))
+        return -1 if self._room.is_open else self._room.code(self._product(place))
 
     def _put(self, slot: int, held: Slot) -> None:
-        before = self._held.get(slot)
-        if before is not None:
-            self._room.take(self._code(before.place), -1)
+        if not self._room.is_open:
+            before = self._held.get(slot)
+            if before is not None:
+                self._room.take(self._code(before.place), -1)
+            self._room.take(self._code(held.place))
         self._held[slot] = held
-        self._room.take(self._code(held.place))
 
     def _places(self, products: Sequence[int]) -> list[int]:
         """Return the places of products, which are added to the draws where they are not yet there."""
@@ -212,8 +221,11 @@ class _Answer:
 
     def fill(self, soft: Soft, nearness: Nearness | None) -> None:
         """Give the free slots to candidates."""
-        free = [slot for slot in range(self._n) if slot not in self._held]
         products = self._draws.products
+        if not soft.orders and not self._held:
+            self._held = {place: Slot(place) for place in range(self._n)}
+            return
+        free = [slot for slot in range(self._n) if slot not in self._held]
         order = np.arange(len(products))
         if soft.factors is not None:
             order = ((order + 1.0) / soft.factors.take(products)).argsort(kind="stable")
@@ -323,7 +335,7 @@ class _Answer:
         self._room.take(code)
         likely = propensity(exploring.epsilon, size, is_greedy=chosen == greedy)
         if chosen == greedy:
-            self._held[slot] = held._replace(propensity=likely)
+            self._held[slot] = Slot(held.place, held.source, likely)
         else:
             self._put(slot, Slot(self._places([chosen])[0], EXPLORE, likely))
 

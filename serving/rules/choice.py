@@ -22,6 +22,8 @@ Int64 = NDArray[np.int64]
 Places = NDArray[np.intp]
 
 _TAKEN: Final = -np.inf
+#: Of so many candidates the values against each other are computed at once: cheaper than one row after another.
+_AT_ONCE: Final = 64
 
 
 class Categories:
@@ -68,6 +70,8 @@ class Room:
     def __init__(self, categories: Categories, limits: Sequence[float] | None) -> None:
         self._categories = categories
         self._limits = limits
+        #: Whether nothing is capped.
+        self.is_open = limits is None
         self._used: dict[int, int] = {}
 
     def code(self, product: int) -> int:
@@ -169,13 +173,14 @@ class Marginal:
     ) -> None:
         units = nearness.units(products[order])  # in order, so that of equals the first one is chosen
         size, dimensions = units.shape
-        # relevance beside the vectors, so that one product of matrix and vector weighs it against a chosen one
+        # relevance beside the vectors, so that one product of matrices weighs it against what is chosen
         self._table = np.empty((size, dimensions + 1), dtype=np.float32)
         self._table[:, :-1] = units
         self._table[:, -1] = trade_off * (1.0 - np.arange(size) / size)
-        self._scale = np.float32(trade_off - 1.0)
+        self._weights = self._table * np.float32(trade_off - 1.0)
+        self._weights[:, -1] = 1.0
+        self._against = self._weights @ self._table.T if size <= _AT_ONCE else None
         self._values = self._table[:, -1].copy()
-        self._weighed = np.empty(size, dtype=np.float32)
         self._chosen: list[NDArray[np.float32]] = []
         self._passed: list[int] = []
         self._order: list[int] = order.tolist()
@@ -201,11 +206,9 @@ class Marginal:
         """See ``InOrder``."""
         if not self._passed:
             return None
-        rows = self._table[sorted(self._passed)]
-        values = rows[:, -1]
-        if self._chosen:
-            values = (rows @ np.stack(self._chosen).T).min(axis=1)
-        self._turn = sorted(self._passed)[int(values.argmax())]
+        passed = np.array(sorted(self._passed))
+        values = np.min(self._chosen, axis=0) if self._chosen else self._table[:, -1]
+        self._turn = int(passed[values[passed].argmax()])
         return self._order[self._turn]
 
     def took(self, place: int) -> None:
@@ -215,14 +218,12 @@ class Marginal:
             if self._turns is None:
                 self._turns = {one: number for number, one in enumerate(self._order)}
             turn = self._turns[place]
-        weights = self._table[turn] * self._scale
-        weights[-1] = 1.0
+        against = self._table @ self._weights[turn] if self._against is None else self._against[turn]
         if self._chosen:
-            np.dot(self._table, weights, out=self._weighed)
-            np.minimum(self._values, self._weighed, out=self._values)
+            np.minimum(self._values, against, out=self._values)
         else:
-            np.dot(self._table, weights, out=self._values)
-        self._chosen.append(weights)
+            self._values = against.copy()
+        self._chosen.append(against)
         self._values[turn] = _TAKEN
         if self._passed:
             self._passed = [one for one in self._passed if one != turn]

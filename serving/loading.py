@@ -149,7 +149,7 @@ class Loader:
         # held while the store is not there, so that trying again costs no second verification
         if self._held is None or self._held.version != version:
             self._held = load(self._settings.bundles, version)
-        reader = self._reader(self._held)
+        reader = self.reader(self._held)
         try:
             recommender = Recommender(self._held, reader)
             golden.replay(recommender)
@@ -195,9 +195,10 @@ class Loader:
         rules.check_customers(recommender.features.attributes)
         if not rules.reads:
             return recommender.with_rules(rules)
-        return recommender.with_rules(rules, self._reader(recommender.bundle, rules.reads))
+        return recommender.with_rules(rules, self.reader(recommender.bundle, rules.reads))
 
-    def _reader(self, bundle: Bundle, also: Collection[str] = ()) -> FeatureReader:
+    def reader(self, bundle: Bundle, also: Collection[str] = ()) -> FeatureReader:
+        """Return a reader of what a bundle asks for, and ``also`` of other features; raises as ``under``."""
         with self._store_expected():
             reader = OnlineReader(
                 open_store(self._settings.store, offline=False),

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
-import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
-import pytest
 
-from serving import live
-from serving.process import Service, running
+from serving.process import Service
 from serving.settings import Settings
 from tests.conftest import Published
 from tests.served_home import WITHIN, ask, call, exposures, logged, metric, put_experiments, ready, until
@@ -210,77 +205,6 @@ def test_a_broken_file_leaves_what_was_and_says_so(
     home.experiments.unlink()
     until(lambda: "experiments none" in ready(service), WITHIN)
     assert ask(service, {"customer_id": "a"})["experiment"] is None
-
-
-@pytest.mark.slow
-def test_publishing_rolling_back_and_experimenting_under_load_fails_no_request(
-    home: Settings, versions: tuple[str, str], customers: list[str]
-) -> None:
-    """For 20 s something changes every second or so; each answer belongs to one state that was configured."""
-    first, other = versions
-    texts = {
-        f"e{number}": half(other if number % 2 else first, name=f"e{number}", head=f"holdout = 0.{number}")
-        for number in range(1, 5)
-    }
-    home.experiments.unlink(missing_ok=True)
-    stop, failed, seen = threading.Event(), [], Counter[tuple[str, str | None, str | None]]()
-    lock = threading.Lock()
-
-    def asking(number: int) -> None:
-        turn = 0
-        while not stop.is_set():
-            customer = customers[(turn * 7 + number) % len(customers)]
-            many = turn % 10 == 0
-            body: Any = {"customer_ids": customers[:60]} if many else {"customer_id": customer}
-            status, _, told = call(f"{service.url}/v1/recommend{'/batch' if many else ''}", body)
-            turn += 1
-            with lock:
-                if status != 200:
-                    failed.append(told)
-                    continue
-                answers = json.loads(told) if many else [json.loads(told)]
-                seen.update((a["bundle"], a["experiment"], a["variant"]) for a in answers)
-                # of a batch, too: one state alone
-                experiments = {a["experiment"] for a in answers} - {"holdout"}
-                lives = {a["bundle"] for a in answers if a["variant"] in ("control", "fallback", None)}
-                if len(experiments) > 1 or len(lives) > 1:
-                    failed.append(told)
-
-    with running(home, workers=2) as service:
-        threads = [threading.Thread(target=asking, args=(number,)) for number in range(3)]
-        for thread in threads:
-            thread.start()
-        try:
-            for turn in range(20):
-                if turn % 5 == 4:
-                    home.experiments.write_text("[[broken")
-                else:
-                    staged = home.experiments.with_suffix(".new")
-                    staged.write_text(texts[f"e{turn % 4 + 1}"])
-                    staged.replace(home.experiments)
-                if turn % 2:
-                    live.rollback(home.live, home.slot)
-                else:
-                    live.publish(home.live, home.slot, other)
-                time.sleep(1.0)
-        finally:
-            stop.set()
-            for thread in threads:
-                thread.join()
-    assert not failed
-    named = {f"e{number}": other if number % 2 else first for number in range(1, 5)}
-    lives = {f"nextbest:{first}", f"nextbest:{other}"}
-    for bundle, experiment, variant in seen:
-        if variant == "other":
-            assert experiment is not None and bundle == f"nextbest:{named[experiment]}"
-        else:
-            assert (experiment in named and variant == "control") or (experiment, variant) in {
-                ("holdout", "fallback"),
-                (None, None),
-            }
-            assert bundle in lives
-    assert {experiment for _, experiment, _ in seen} >= {*named, "holdout"}
-    assert sum(seen.values()) > 500
 
 
 def test_check_explains(

@@ -15,7 +15,7 @@ from serving.rules import Rules, load_rules
 from serving.rules.config import RulesFile
 from serving.rules.describe import described
 from tests.builders import make_bundle
-from tests.test_rules import chancy, file_of, hard, joined, soft
+from tests.rules_given import chancy, file_of, hard, joined, soft
 
 BUNDLE = make_bundle()
 WHOLE = """

@@ -11,7 +11,7 @@ from serving.features import CustomerState
 from serving.recommender import Query
 from serving.trace import Move, trace
 from tests.builders import AT, state
-from tests.test_rules import (
+from tests.rules_given import (
     BUNDLE,
     IDS,
     PLAIN,
@@ -19,13 +19,13 @@ from tests.test_rules import (
     asked,
     chancy,
     customers,
-    events,
     hard,
     joined,
     soft,
     under,
     with_row,
 )
+from tests.test_recommender import events
 
 
 @settings(max_examples=400, deadline=None)

@@ -55,13 +55,15 @@ def summary(timed: Sequence[Round], store: str) -> dict[str, Any]:
     }
 
 
-def over(timed: Sequence[Round], side: str, base: str) -> dict[str, list[float]]:
+def over(
+    timed: Sequence[Round], side: str, base: str, concurrency: Sequence[int] = CONCURRENCY
+) -> dict[str, list[float]]:
     """Return the ratios of one side's figures to another's, round by round."""
     return {
         f"{figure.removesuffix('_ms')}_c{c}": [
             one[side][f"{figure}_c{c}"] / one[base][f"{figure}_c{c}"] for one in timed
         ]
-        for c in CONCURRENCY
+        for c in concurrency
         for figure in _FIGURES
     }
 

@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -18,6 +18,9 @@ from serving.errors import ConfigError
 from serving.settings import Settings
 from training.cli import benchmark_experiment, benchmark_ranking, benchmark_service, benchmark_visitors
 from training.cli.progress import shown
+
+if TYPE_CHECKING:
+    from eval.benchmarks.sites import DrawnShop
 
 
 def register(app: typer.Typer) -> None:
@@ -63,6 +66,9 @@ def serving_command(
     ranker: Annotated[
         bool, typer.Option("--ranker", help="Give it a ranker of the size that ships, over 200 candidates.")
     ] = False,
+    rules: Annotated[
+        bool, typer.Option("--rules", help="Measure it with rules and an experiment beside itself without.")
+    ] = False,
 ) -> None:
     """Measure the service on the live bundle, or on a drawn shop, beside services that return a constant answer."""
     from eval.benchmarks.serving import benchmark
@@ -80,6 +86,18 @@ def serving_command(
         others = [name for name, is_given in (("store", store is not None), ("ranker", ranker)) if is_given]
         found = ", ".join(f"--{name}" for name in [*given, *others])
         raise ConfigError(f"expected a drawn shop with {found}, found no --drawn; add it")
+    if rules:
+        if shop is None or (store is not None and len(shop.stores) > 1):
+            raise ConfigError("expected --drawn with --rules, and one --store at most; correct the options")
+        _rules(
+            shop if store is not None else replace(shop, stores=("sqlite",)),
+            requests=requests,
+            rounds=rounds,
+            warm_up=warm_up,
+            seed=seed,
+            http=not in_process,
+        )
+        return
     with shown() as progress:
         result = benchmark(
             Settings.load(),
@@ -91,6 +109,14 @@ def serving_command(
             http=not in_process,
             progress=progress,
         )
+    typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
+
+
+def _rules(drawn: DrawnShop, **given: Any) -> None:
+    from eval.benchmarks.ruled import ruled
+
+    with shown() as progress:
+        result = ruled(Settings.load(), drawn, progress=progress, **given)
     typer.echo(json.dumps(result, ensure_ascii=False, indent=1))
 
 

@@ -28,6 +28,8 @@ def register(group: typer.Typer) -> None:
     group.command("faults")(faults_command)
     group.command("freshness")(freshness_command)
     group.command("overload")(overload_command)
+    group.command("changes")(changes_command)
+    group.command("memory")(memory_command)
 
 
 def faults_command(
@@ -99,6 +101,51 @@ def overload_command(
                 return overload(home, service.url, factors=chosen, seconds=seconds)
 
     _measured(seed, measure)
+
+
+def changes_command(
+    seconds: Annotated[float, typer.Option(min=1, max=3600, help="How long.")] = 120.0,
+    every: Annotated[float, typer.Option(min=0.2, max=60, help="Seconds between two changes.")] = 2.0,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 2,
+    seed: Seed = 0,
+) -> None:
+    """Publish, roll back, change rules and experiments under load, a corrupted bundle and broken files among them."""
+    from eval.benchmarks.changes import changes
+
+    _measured(
+        seed,
+        lambda home, progress: changes(
+            home, seconds=seconds, every=every, workers=workers, progress=progress
+        ),
+    )
+
+
+def memory_command(
+    variants: Annotated[int, typer.Option(min=2, max=16, help="Bundles that are served at once.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=16, help="Worker processes.")] = 2,
+    products: Annotated[int, typer.Option(help="Of the drawn shop.")] = 50_000,
+    dimensions: Annotated[int, typer.Option(help="Of its vectors.")] = 64,
+    customers: Annotated[int, typer.Option(help="Of the drawn shop.")] = 50_000,
+    requests: Annotated[int, typer.Option(min=10, max=1_000_000, help="Asked before memory is read.")] = 2000,
+    seed: Seed = 0,
+) -> None:
+    """Measure the memory of workers that serve variants beside workers that serve one bundle."""
+    from eval.benchmarks.memory import memory
+    from eval.benchmarks.shop import Size
+
+    size = Size(products=products, dimensions=dimensions, customers=customers)
+    with shown() as progress:
+        result = memory(
+            Settings.load(),
+            size,
+            now=datetime.now(UTC),
+            variants=variants,
+            workers=workers,
+            requests=requests,
+            seed=seed,
+            progress=progress,
+        )
+    typer.echo(json.dumps(result, indent=1))
 
 
 def _measured(seed: int, measure: Callable[[Settings, Progress], dict[str, Any]]) -> None:

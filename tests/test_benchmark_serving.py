@@ -15,6 +15,8 @@ from typer.testing import CliRunner
 
 from eval.benchmarks import figures
 from eval.benchmarks.load import Load
+from eval.benchmarks.memory import memory
+from eval.benchmarks.ruled import RULES, ruled
 from eval.benchmarks.serving import benchmark
 from eval.benchmarks.shop import FAVOURITES, HISTORY_DAYS, Shop, Size, draw_shop
 from eval.benchmarks.shop_home import ENCODER
@@ -226,3 +228,26 @@ def _answered(url: str, request: dict[str, object]) -> dict[str, list[dict[str, 
     with urllib.request.urlopen(asked, timeout=10) as response:
         answer: dict[str, list[dict[str, str]]] = json.loads(response.read())
     return answer
+
+
+@pytest.mark.slow
+def test_rules_are_measured_beside_none_and_variants_beside_one_bundle(tmp_path: Path) -> None:
+    settings = Settings.load(home=tmp_path)
+    now = datetime.now(UTC)
+    shop = DrawnShop(Size(products=400, dimensions=8, customers=50, history=10), now, stores=("sqlite",))
+    found = ruled(settings, shop, requests=20, rounds=2, warm_up=10)
+    assert set(found["kinds_ms"]) == set(RULES)
+    assert found["ratios"].keys() == found["spread"].keys() >= {"p50_c1", "throughput_c8"}
+    for side in ("with", "without"):
+        assert found["medians"][side]["p50_ms_c1"] > 0
+    taken = memory(settings, shop.size, now=now, variants=2, workers=1, requests=20)
+    assert taken["vectors_mb"] == pytest.approx(400 * 8 * 4 / 1e6)
+    for side in ("one", "all"):
+        assert 0 < taken[side]["private_mb"] <= taken[side]["pss_mb"] <= taken[side]["rss_sum_mb"]
+
+
+def test_options_that_do_not_go_together_are_refused() -> None:
+    for options in (["--rules"], ["--rules", "--drawn", "--store", "redis,sqlite"]):
+        result = CliRunner().invoke(app, ["benchmark", "serving", *options])
+        assert isinstance(result.exception, ConfigError)
+        assert "--drawn with --rules" in str(result.exception)

@@ -24,7 +24,7 @@ from serving.filtering import Mask
 from serving.query import Query
 from serving.ranked import Shelf
 from serving.rules import Asked, Rules
-from serving.rules.apply import Soft
+from serving.rules.soft import Soft
 from serving.sources import bought
 from serving.stages import stage
 from serving.subject import Bought, Subject

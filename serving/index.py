@@ -167,7 +167,7 @@ class ProductIndex:
         return len(self._vectors)
 
     def search(
-        self, queries: Float32, n: int, *, allowed: Mask | None = None, roughly: bool = False
+        self, queries: Float32, n: int, *, allowed: Mask | None = None, sure: int | None = None
     ) -> tuple[Int32, Float32]:
         """Return ``min(n, allowed)`` distinct products of each query, best first, ties by product index.
 
@@ -179,8 +179,9 @@ class ProductIndex:
             How many to return.
         allowed
             (products,) mask of what may be returned; None allows everything.
-        roughly
-            Whether a few of the last may be others: no more is looked at than is wanted.
+        sure
+            How many of the first are as certain as the design makes them; None: all. Of those after them a few may be
+            others: no more is looked at for their sake than is wanted.
 
         Returns
         -------
@@ -192,9 +193,10 @@ class ProductIndex:
         queries = np.ascontiguousarray(queries, dtype=np.float32)
         products = np.empty((len(queries), n), dtype=np.int32)
         scores = np.empty((len(queries), n), dtype=np.float32)
+        sure = n if sure is None else min(sure, n)
         if n:
             for row in range(len(queries)):
-                products[row], scores[row] = self._found(queries[row], n, allowed, passing, roughly)
+                products[row], scores[row] = self._found(queries[row], n, allowed, passing, sure)
         return products, scores
 
     def reached(self, queries: Float32, n: int) -> float:
@@ -202,18 +204,18 @@ class ProductIndex:
         return float(np.mean([self._scan.reach(query, n) for query in queries])) / len(self)
 
     def _found(
-        self, query: Float32, n: int, allowed: Mask | None, passing: int, roughly: bool
+        self, query: Float32, n: int, allowed: Mask | None, passing: int, sure: int
     ) -> tuple[NDArray[Any], Float32]:
         if self._is_exact and passing * _SPARSE >= len(self):
             return self._scan.search(query, n, allowed=allowed, passing=passing)
-        proposed = None if self._is_exact else self._proposed(query, n, allowed, passing, roughly)
+        proposed = None if self._is_exact else self._proposed(query, n, allowed, passing, sure)
         return proposed or self._scanned(query, n, allowed, passing)
 
     def _proposed(
-        self, query: Float32, n: int, allowed: Mask | None, passing: int, roughly: bool
+        self, query: Float32, n: int, allowed: Mask | None, passing: int, sure: int
     ) -> tuple[NDArray[Any], Float32] | None:
         """Return the best among the longest and the candidates; None where they do not settle the answer."""
-        need = n if roughly else max(math.ceil(self.design.depth * math.sqrt(n / DEPTH_N)), n)
+        need = max(math.ceil(self.design.depth * math.sqrt(sure / DEPTH_N)), n)
         # of so many candidates a mask that has nothing to do with the query leaves enough: four deviations of spare
         deep = math.ceil((need + 4.0 * math.sqrt(need)) * len(self) / passing)
         deep = min(deep, need + len(self) - passing)
@@ -231,12 +233,12 @@ class ProductIndex:
             if len(kept) >= need:
                 products = np.concatenate([longest, kept[:need]])
                 scores = inner(self._vectors, products, query)
-                if roughly:
+                if not sure:
                     order = np.argsort(-scores, kind="stable")[:n]
                     return products[order], scores[order]
                 order = np.lexsort((products, -scores))[:n]
-                # else more products may tie with the last one, and the first of them by index are due
-                settled = scores[len(longest) :].min() < scores[order[-1]]
+                # else more products may tie with the last sure one, and the first of them by index are due
+                settled = scores[len(longest) :].min() < scores[order[sure - 1]]
                 return (products[order], scores[order]) if settled else None
             deep *= 2
         return None

@@ -14,8 +14,9 @@ from serving.draws import Draws, Told
 from serving.filtering import Mask
 from serving.ranked import Ranked
 from serving.reasons import Nearness
-from serving.rules.apply import Arrangement, Soft
+from serving.rules.apply import Arrangement
 from serving.rules.choice import Categories
+from serving.rules.soft import Soft
 from serving.sources import Near, Popular, Source, Vectors
 from serving.subject import Subject
 
@@ -46,7 +47,7 @@ class Ordering:
     ) -> None:
         self.chain = chain
         self._ranked = ranked
-        self._personal = personal
+        self._scores = personal.scores if isinstance(personal, Vectors | Near) else None
         self._popular = popular
         self._nearness = nearness
 
@@ -83,27 +84,25 @@ class Ordering:
         draws = self.draws(case)
         arrangement = Arrangement(categories, self._nearness)
         query = case.query
-        slots = arrangement.of(
+        places, sources, propensities = arrangement.of(
             soft, draws, case.allowed, query.n, at=to_micros(query.at), request_id=query.request_id
         )
-        told = draws.told([slot.place for slot in slots])
         drawn = [
-            (product, score, slot.source or source)
-            for slot, (product, score, source) in zip(slots, told, strict=True)
+            (product, score, given or source)
+            for given, (product, score, source) in zip(sources, draws.told(places), strict=True)
         ]
-        return drawn, [slot.propensity for slot in slots]
+        return drawn, propensities
 
     def _scores_of(self, subject: Subject, products: NDArray[np.int32]) -> NDArray[np.floating]:
         """Return the scores (m,) of products that a rule names: the model's, else how popular they are."""
         if self._ranked is not None:
             return self._ranked.chances(subject, products)
-        scores = self._personal.scores if isinstance(self._personal, Vectors | Near) else None
-        own = None if scores is None else scores(subject, products)
+        own = None if self._scores is None else self._scores(subject, products)
         if own is None:
             return self._popular.scores(products)
-        placed = None if self._nearness is None else self._nearness.placed[products]
-        if placed is None or placed.all():
+        if self._nearness is None or self._nearness.is_whole:
             return own
+        placed = self._nearness.placed.take(products)
         return np.where(placed, own, self._popular.scores(products))
 
 

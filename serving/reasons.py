@@ -48,11 +48,13 @@ class Nearness:
     """Cosines between products, from vectors (products, d); those of a product without a place are 0."""
 
     def __init__(self, vectors: Float32) -> None:
-        self._vectors = vectors
-        lengths = np.sqrt(np.einsum("pd,pd->p", self._vectors, self._vectors))
+        self.vectors = vectors
+        lengths = np.sqrt(np.einsum("pd,pd->p", self.vectors, self.vectors))
         #: Which products (products,) have a place.
         self.placed: NDArray[np.bool_] = lengths > 0
-        self._scale: Float32 = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=self.placed)
+        #: Whether all have.
+        self.is_whole = bool(self.placed.all())
+        self.scale: Float32 = np.divide(1.0, lengths, out=np.zeros_like(lengths), where=self.placed)
         #: From this cosine on two products are called similar: halfway from an average pair to the nearest ones.
         self.similar: float = self._halfway()
 
@@ -67,19 +69,19 @@ class Nearness:
 
     def units(self, products: NDArray[np.integer]) -> Float32:
         """Return the vectors (m, d) of products, each of length 1, or 0 where it has no place."""
-        return np.asarray(self._vectors.take(products, axis=0) * self._scale.take(products)[:, None])
+        return np.asarray(self.vectors.take(products, axis=0) * self.scale.take(products)[:, None])
 
     def between(self, left: Int32, right: Int32) -> Float32:
         """Return the cosines (left, right)."""
-        inner = self._vectors.take(left, axis=0) @ self._vectors.take(right, axis=0).T
-        inner *= self._scale.take(left)[:, None]
-        inner *= self._scale.take(right)
+        inner = self.vectors.take(left, axis=0) @ self.vectors.take(right, axis=0).T
+        inner *= self.scale.take(left)[:, None]
+        inner *= self.scale.take(right)
         return np.asarray(inner)
 
     def mean(self, given: Int32) -> Float32:
         """Return the mean cosine (products,) with the given products."""
-        middle = (self._vectors[given] * self._scale[given][:, None]).mean(axis=0)
-        return np.asarray((self._vectors @ middle) * self._scale, dtype=np.float32)
+        middle = (self.vectors[given] * self.scale[given][:, None]).mean(axis=0)
+        return np.asarray((self.vectors @ middle) * self.scale, dtype=np.float32)
 
 
 class Reasons:

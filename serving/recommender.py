@@ -34,7 +34,7 @@ from serving.query import MAX_N, PurchasedPolicy, Query, Recommendation, Recomme
 from serving.ranked import Ranked
 from serving.reasons import Nearness, Reason, ReasonCode, Reasons
 from serving.rules import Asked, Rules
-from serving.rules.apply import Soft
+from serving.rules.soft import Soft
 from serving.sources import Near, Popular, Segment, Source, Vectors, personal
 from serving.stages import stage
 from serving.subject import Subject

@@ -75,8 +75,11 @@ class Candidates:
 class Source(Protocol):
     """One place that products can come from."""
 
-    def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
-        """Return at most ``n`` allowed products, best first; none when it has nothing to say."""
+    def candidates(self, subject: Subject, allowed: Mask, n: int, *, sure: int | None = None) -> Candidates:
+        """Return at most ``n`` allowed products, best first; none when it has nothing to say.
+
+        ``sure``: it is enough where the first so many are as certain as ever; None: all.
+        """
         ...
 
 
@@ -133,7 +136,11 @@ class Vectors:
     def scores(self, subject: Subject, products: Int32) -> Float32 | None:
         """See ``Personal``."""
         query = self.vector(subject)
-        return None if query is None else np.asarray(self._vectors[products] @ query, dtype=np.float32)
+        return (
+            None
+            if query is None
+            else np.asarray(self._vectors.take(products, axis=0) @ query, dtype=np.float32)
+        )
 
     def standing(self, subject: Subject, products: Int32) -> NDArray[np.float64]:
         """Return how the subject's scores of products stand among all its scores (n, 2), whatever their scale.
@@ -177,17 +184,17 @@ class Vectors:
         query = self.vector(subject)
         if query is None:
             return np.empty(0, dtype=np.int32)
-        found, _ = self._index.search(query[None, :], n, allowed=self.placed(allowed), roughly=True)
+        found, _ = self._index.search(query[None, :], n, allowed=self.placed(allowed), sure=0)
         return np.asarray(found[0])
 
-    def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
+    def candidates(self, subject: Subject, allowed: Mask, n: int, *, sure: int | None = None) -> Candidates:
         """See ``Source``."""
         with stage("encode"):
             query = self.vector(subject)
         if query is None:
             return _none(self._name)
         with stage("search"):
-            found, inner = self._index.search(query[None, :], n, allowed=self.placed(allowed))
+            found, inner = self._index.search(query[None, :], n, allowed=self.placed(allowed), sure=sure)
         products, scores = found[0], inner[0]
         if subject.repeats and self._repeat_weight > 0 and len(subject.bought.products):
             own = subject.bought
@@ -223,7 +230,7 @@ class Near:
         place = np.minimum(np.searchsorted(found, products), len(found) - 1)
         return np.where(found[place] == products, near[place], np.float32(0.0)).astype(np.float32)
 
-    def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
+    def candidates(self, subject: Subject, allowed: Mask, n: int, *, sure: int | None = None) -> Candidates:
         """See ``Source``."""
         found, near = self._near(subject)
         kept = allowed[found]
@@ -265,7 +272,7 @@ class Repeats:
     def __init__(self, bundle: Bundle) -> None:
         self._name = f"model:{bundle.manifest.policy.model}"
 
-    def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
+    def candidates(self, subject: Subject, allowed: Mask, n: int, *, sure: int | None = None) -> Candidates:
         """See ``Source``."""
         own = subject.bought
         kept = np.flatnonzero(allowed[own.products])
@@ -279,7 +286,7 @@ class Segment:
     def __init__(self, bundle: Bundle) -> None:
         self._favourites = bundle.segments
 
-    def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
+    def candidates(self, subject: Subject, allowed: Mask, n: int, *, sure: int | None = None) -> Candidates:
         """See ``Source``."""
         favourites = self._favourites.get(subject.segment)
         if favourites is None:
@@ -301,7 +308,7 @@ class Popular:
         """Return the scores of products (m,)."""
         return np.asarray(self._scores[self._place[products]])
 
-    def candidates(self, subject: Subject, allowed: Mask, n: int) -> Candidates:
+    def candidates(self, subject: Subject, allowed: Mask, n: int, *, sure: int | None = None) -> Candidates:
         """See ``Source``."""
         # what is allowed is mostly near the top
         kept = np.flatnonzero(allowed[self._order[: 4 * n]])[:n]

@@ -123,10 +123,8 @@ def pool(logged: Recommender, query: Query, state: CustomerState, others: Sequen
     """
     case = logged.case(query, state)
     eligible = case.allowed.copy()
-    if logged.rules is not None and case.soft is not None:
-        room = Room(logged.rules.categories, case.soft.limits)
-        for product in others:
-            room.take(room.code(product))
-        room.clear(eligible)
+    if logged.rules is not None and case.soft is not None and len(case.soft.limits):
+        shown = np.asarray(others, dtype=np.int32)
+        Room(logged.rules.categories, case.soft.limits, shown).clear(eligible)
     eligible[np.asarray(others, dtype=np.intp)] = False
     return eligible

@@ -8,13 +8,11 @@ over.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,19 +25,19 @@ from serving.bundle import Bundle
 from serving.catalog import Catalog
 from serving.errors import ConfigError
 from serving.filtering import Mask, Numbers
-from serving.rules.apply import Exploring, Fresh, Soft
+from serving.rules.apply import compiled
 from serving.rules.choice import Categories
 from serving.rules.config import Age, Boost, Cap, Eligibility, New, Rule, RulesFile, Selected, read
 from serving.rules.hard import Hard, selected
 from serving.rules.rhythm import Rhythm
+from serving.rules.soft import NO_NUMBERS, Exploring, Fresh, Soft
 from serving.subject import Bought
 from serving.validation import shown
 
 _TOLD: Final = 12
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What of a request rules look at: instant, surface, the customer's segment and features by name."""
 
     at: datetime
@@ -71,7 +69,7 @@ class Rules:
         self.hard = Hard(file, bundle.catalog)
         self._rhythm = None if file.due is None else Rhythm(file.due, bundle.catalog)
         codes, found = pd.factorize(bundle.catalog.frame[s.CATEGORY])
-        self.categories = Categories(codes.astype(np.int64), len(found))
+        self.categories = Categories(codes.astype(np.int32), len(found))
         self._codes = {str(category): code for code, category in enumerate(found)}
         self._names = {code: category for category, code in self._codes.items()}
         #: The soft rules, in the order in which they are applied.
@@ -81,10 +79,12 @@ class Rules:
         self._edition: object = None
         self._held: dict[tuple[int, ...], Soft] = {}
         self._unrestricted = _unrestricted(self.ordering)
+        if self.ordering:
+            compiled()  # before the first answer
 
     def category_of(self, product: int) -> str | None:
         """Return the category of a product; None without one."""
-        return self._names.get(self.categories.code(product))
+        return self._names.get(int(self.categories.codes[product]))
 
     @cached_property
     def reads(self) -> tuple[str, ...]:
@@ -144,9 +144,9 @@ class Rules:
         )
         explore, new = next(iter(file.explore), None), next(iter(file.new), None)
         return Soft(
-            factors=self._factors(file.boost) if file.boost else None,
-            pins=self._pins(file),
-            limits=self._limits(file.cap) if file.cap else None,
+            factors=self._factors(file.boost) if file.boost else NO_NUMBERS,
+            pins=tuple(self._pins(file).items()),
+            limits=self._limits(file.cap) if file.cap else NO_NUMBERS,
             trade_off=file.diversity[0].trade_off if file.diversity else 1.0,
             fresh=None if new is None else self._fresh(new),
             exploring=None
@@ -174,13 +174,13 @@ class Rules:
             factors[slice(None) if about is None else about] *= rule.factor
         return factors
 
-    def _limits(self, caps: Sequence[Cap]) -> tuple[float, ...]:
-        limits = [math.inf] * (len(self._codes) + 1)
+    def _limits(self, caps: Sequence[Cap]) -> NDArray[np.float64]:
+        limits = np.full(len(self._codes) + 1, np.inf)
         for rule in caps:
             for category in self._codes if rule.category is None else rule.category:
                 code = self._codes[category]
                 limits[code] = min(limits[code], rule.at_most)
-        return tuple(limits)
+        return limits
 
 
 def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Collection[str] | None = None) -> Rules:

@@ -81,10 +81,8 @@ class Ordering:
 
     def arranged(self, case: Case, soft: Soft, categories: Categories) -> tuple[list[Told], list[float]]:
         """Draw and put in order by soft rules; return what stands in the slots, and with which propensity each."""
-        draws = self.draws(case)
-        arrangement = Arrangement(categories, self._nearness)
-        query = case.query
-        places, sources, propensities = arrangement.of(
+        draws, query = self.draws(case), case.query
+        places, sources, propensities = Arrangement(categories, self._nearness).of(
             soft, draws, case.allowed, query.n, at=to_micros(query.at), request_id=query.request_id
         )
         drawn = [

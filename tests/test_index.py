@@ -125,6 +125,27 @@ def test_what_every_kind_promises_under_any_mask(design: Design) -> None:
                 assert (np.diff(scores) <= 0).all()
 
 
+@pytest.mark.parametrize("design", [Design(), *APPROXIMATE], ids=lambda d: f"{d.type} {d.parts} {d.longest}")
+def test_the_first_are_as_sure_as_if_no_more_were_asked_for(design: Design) -> None:
+    vectors, queries = planted()
+    index, exact, generator = built(design), ProductIndex.build(vectors), np.random.default_rng(2)
+    truth, sure, alone = (list[Float32]() for _ in range(3))
+    for query in queries[:20]:
+        for allowed in masks(generator, query):
+            found, scores = (part[0] for part in index.search(query[None], 60, allowed=allowed, sure=10))
+            assert len(set(found.tolist())) == len(found) == min(60, int(allowed.sum()))
+            assert allowed[found].all() and (np.diff(scores) <= 0).all()
+            sure.append(scores[:10])
+            alone.append(index.search(query[None], 10, allowed=allowed)[1][0])
+            truth.append(exact.search(query[None], 10, allowed=allowed)[1][0])
+    assert recall(sure, truth) >= min(recall(alone, truth), RECALL)
+
+
+def recall(found: list[Float32], truth: list[Float32]) -> float:
+    hits = [np.isclose(true[:, None], own).any(axis=1) for own, true in zip(found, truth, strict=True)]
+    return float(np.concatenate(hits).mean())
+
+
 @pytest.mark.parametrize("design", APPROXIMATE, ids=lambda d: f"{d.type} {d.parts} {d.longest}")
 @pytest.mark.parametrize("share", [1.0, 0.7, 0.3])
 def test_an_approximate_kind_finds_99_of_100(design: Design, share: float) -> None:

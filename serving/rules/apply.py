@@ -10,6 +10,7 @@ for what is looked at now, which comes last; a pin gives way where the answer en
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from types import ModuleType
 from typing import Final, NamedTuple
@@ -35,6 +36,10 @@ DEPTH: Final = 5
 LEAST: Final = 50
 
 
+#: By the number that ``serving.rules.filling`` gives.
+_SOURCES: Final = (None, PINNED, NEW)
+
+
 @cache
 def compiled() -> ModuleType:
     """Return ``serving.rules.filling``, which is compiled when it is first asked for."""
@@ -51,6 +56,7 @@ class Arranged(NamedTuple):
     propensities: list[float]
 
 
+@dataclass(frozen=True)
 class Arrangement:
     """Arranges answers.
 
@@ -62,9 +68,8 @@ class Arrangement:
         Of the products; None for a model without vectors, whose answers diversity leaves as they are.
     """
 
-    def __init__(self, categories: Categories, nearness: Nearness | None) -> None:
-        self._categories = categories
-        self._nearness = nearness
+    categories: Categories
+    nearness: Nearness | None
 
     def of(
         self, soft: Soft, draws: Draws, allowed: Mask, n: int, *, at: int, request_id: str | None
@@ -89,106 +94,101 @@ class Arrangement:
         deep = max(DEPTH * n, LEAST) if soft.chooses else n + len(soft.pins)
         draws.draw(allowed, n, deep)
         n = min(n, len(draws.products))  # fewer are drawn only where that is all
-        answer = _Answer(n, draws, allowed, soft, self._categories)
         if soft.reorders:
-            answer.fill(self._nearness, at)
+            answer = self._filled(soft, draws, allowed, n, at)
+        else:
+            answer = Arranged(list(range(n)), [None] * n, [1.0] * n)
         if soft.exploring is not None and request_id is not None:
-            answer.explore(soft.exploring, request_id)
-        return Arranged(answer.places, answer.sources, answer.propensities)
+            self._explore(answer, soft, soft.exploring, draws, allowed, request_id)
+        return answer
 
-
-class _Answer:
-    """An answer in the making, at first the candidates as they come."""
-
-    def __init__(self, n: int, draws: Draws, allowed: Mask, soft: Soft, categories: Categories) -> None:
-        self._draws = draws
-        self._allowed = allowed
-        self._soft = soft
-        self._categories = categories
-        self._n = n
-        self.places = list(range(n))
-        self.sources: list[str | None] = [None] * n
-        self.propensities = [1.0] * n
-
-    def fill(self, nearness: Nearness | None, at: int) -> None:
-        """Fill the slots as pins, boosts, caps, diversity and quotas of new products say."""
-        soft, draws, n, filling = self._soft, self._draws, self._n, compiled()
+    def _filled(self, soft: Soft, draws: Draws, allowed: Mask, n: int, at: int) -> Arranged:
+        """Return an answer as pins, boosts, caps, diversity and quotas of new products say."""
+        filling = compiled()
         held, origins = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.int8)
         held.fill(-1)
         origins.fill(filling.FREE)
         vectors, scale, trade_off = NO_VECTORS, NO_LENGTHS, 1.0
-        if nearness is not None and soft.trade_off < 1.0:
-            vectors, scale, trade_off = nearness.vectors, nearness.scale, soft.trade_off
+        if soft.trade_off < 1.0 and self.nearness is not None:
+            vectors, scale, trade_off = self.nearness.vectors, self.nearness.scale, soft.trade_off
         is_new, quota, is_kept = NO_MASK, 0, NO_MASK
         if soft.fresh is not None:
             is_new, quota = soft.fresh.mask(at), soft.fresh.at_least
             is_kept = NO_MASK if soft.exploring is None else soft.exploring.mask(n)
-        fill, codes, (slots, pins) = filling.fill, self._categories.codes, soft.pinned
+        (slots, pins), codes = soft.pinned, self.categories.codes
         boosted, are_all, give_way = 0, False, False
-        while missing := fill(
-            held, origins, draws.products, boosted, slots, pins, self._allowed, soft.factors, codes, soft.limits,
+        while missing := filling.fill(
+            held, origins, draws.products, boosted, slots, pins, allowed, soft.factors, codes, soft.limits,
             give_way, vectors, scale, trade_off, is_new, quota, are_all, is_kept,
         ):  # fmt: skip
-            self._draw_pinned(held.tolist())
+            _draw_pinned(soft, draws, held.tolist())
             boosted = boosted or len(draws.products)
             filled = held[origins != filling.FREE]
             if missing == filling.TOO_FEW_NEW:
                 are_all = True
-                self._draw_more(filled, DEPTH * quota, only=is_new)
+                self._draw_more(soft, draws, allowed & is_new, filled, DEPTH * quota)
             # what has no room now will have none later; where all has been drawn, caps give way
-            elif not self._draw_more(filled, max(DEPTH * n, LEAST)):
+            elif not self._draw_more(soft, draws, allowed.copy(), filled, max(DEPTH * n, LEAST)):
                 give_way = True
-        self.places = held.tolist()
-        sources = {filling.CHOSEN: None, filling.PINNED: PINNED, filling.NEW: NEW}
-        self.sources = [sources[origin] for origin in origins.tolist()]
-        self._draw_pinned(self.places)
+        places: list[int] = held.tolist()
+        _draw_pinned(soft, draws, places)
+        return Arranged(places, [_SOURCES[origin] for origin in origins.tolist()], [1.0] * n)
 
-    def _draw_pinned(self, places: Sequence[int]) -> None:
-        """Draw the pinned products that have places after all that is drawn."""
-        drawn = len(self._draws.products)
-        missing = [product for slot, product in self._soft.pins if slot < self._n and places[slot] >= drawn]
-        if missing:
-            self._draws.add(missing)
+    def _draw_more(self, soft: Soft, draws: Draws, left: Mask, held: Int64, most: int) -> bool:
+        """Draw more of what is ``left``, of categories that have room beside what is held; whether there were any."""
+        left[draws.products] = False
+        if len(soft.limits):
+            Room(self.categories, soft.limits, draws.products.take(held)).clear(left)
+        return bool(left.any()) and draws.draw(left, 1, most) > 0
 
-    def _draw_more(self, held: Int64, most: int, *, only: Mask | None = None) -> bool:
-        """Draw more, of categories that have room beside what is held; return whether there were any."""
-        left = self._allowed.copy() if only is None else self._allowed & only
-        left[self._draws.products] = False
-        if len(self._soft.limits):
-            Room(self._categories, self._soft.limits, self._draws.products.take(held)).clear(left)
-        return bool(left.any()) and self._draws.draw(left, 1, most) > 0
-
-    def explore(self, exploring: Exploring, request_id: str) -> None:
+    def _explore(
+        self,
+        answer: Arranged,
+        soft: Soft,
+        exploring: Exploring,
+        draws: Draws,
+        allowed: Mask,
+        request_id: str,
+    ) -> None:
         """Let chance decide what slots show that are not pinned.
 
         Anything allowed that no other slot shows and caps have room for; see ``serving.rules.exploration``.
         """
-        there, draws, limits = int(np.count_nonzero(self._allowed)), self._draws, self._soft.limits
-        shown = draws.products.take(self.places)
+        places, sources, propensities = answer
+        n = len(places)
+        shown = draws.products.take(places)
+        eligible = int(np.count_nonzero(allowed)) - (n - 1)
         for slot in exploring.slots:
-            if slot >= self._n or self.sources[slot] == PINNED:
+            if slot >= n or sources[slot] == PINNED:
                 continue
-            size, usual = there - (self._n - 1), int(shown[slot])
-            if len(limits):
-                held = self._categories
+            size, usual = eligible, int(shown[slot])
+            if len(soft.limits):
+                own = self.categories
                 size -= compiled().roomless(
-                    shown, slot, held.codes, limits, held.by_category, held.starts, self._allowed
+                    shown, slot, own.codes, soft.limits, own.by_category, own.starts, allowed
                 )
             drawn = chance(exploring.name, slot, request_id)
             chosen = usual
             if drawn.u < exploring.epsilon:
-                chosen = nth(self._eligible(shown, slot), drawn.number % size)
-            self.propensities[slot] = propensity(exploring.epsilon, size, is_greedy=chosen == usual)
+                chosen = nth(self._eligible(soft, allowed, shown, slot), drawn.number % size)
+            propensities[slot] = propensity(exploring.epsilon, size, is_greedy=chosen == usual)
             if chosen != usual:
-                self.places[slot], self.sources[slot] = draws.named([chosen])[0], EXPLORE
-                shown[slot] = chosen
+                places[slot], sources[slot], shown[slot] = draws.named([chosen])[0], EXPLORE, chosen
 
-    def _eligible(self, shown: Int32, slot: int) -> Mask:
+    def _eligible(self, soft: Soft, allowed: Mask, shown: Int32, slot: int) -> Mask:
         """Return what a slot could show (products,) beside what the others show."""
         others = np.delete(shown, slot)
-        eligible = self._allowed.copy()
-        if len(self._soft.limits):
-            Room(self._categories, self._soft.limits, others).clear(eligible)
+        eligible = allowed.copy()
+        if len(soft.limits):
+            Room(self.categories, soft.limits, others).clear(eligible)
         eligible[others] = False
         eligible[shown[slot]] = True
         return eligible
+
+
+def _draw_pinned(soft: Soft, draws: Draws, places: Sequence[int]) -> None:
+    """Draw the pinned products that have places after all that is drawn."""
+    drawn, n = len(draws.products), len(places)
+    missing = [product for slot, product in soft.pins if slot < n and places[slot] >= drawn]
+    if missing:
+        draws.add(missing)

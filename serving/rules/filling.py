@@ -29,7 +29,8 @@ Float32 = NDArray[np.float32]
 Floats = NDArray[np.float64]
 F = TypeVar("F", bound=Callable[..., Any])
 
-#: What stands in a slot, in ``origins``: nothing yet, a candidate, a pinned product, a new one by quota.
+#: What stands in a slot, in ``origins``: nothing yet, a candidate, a pinned product, a new one by quota; the last three
+#: are numbers of ``serving.rules.apply`` too.
 FREE: Final = -1
 CHOSEN: Final = 0
 PINNED: Final = 1

@@ -25,6 +25,7 @@ from serving.catalog import Filters
 from serving.errors import DataError
 from serving.events import Exposure, ExposureBuffer, Shown
 from serving.metrics import Metrics
+from serving.query import conditions
 from serving.recommender import Query, Recommendations, Recommender
 from serving.served import Choice, Served
 from serving.shadows import Shadows
@@ -205,6 +206,7 @@ def exposure(
             for item in answered.items
         ),
         forced=choice.forced,
+        conditions=conditions(query),
     )
 
 

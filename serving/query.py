@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple
 
+import orjson
+
 from serving.catalog import Filters
+from serving.errors import DataError
 from serving.events.fold import session_key
 from serving.reasons import Reason
 
@@ -37,6 +40,43 @@ class Query:
         """Under which keys the histories of who is asking are kept: the customer's, then the session's."""
         customer = () if self.customer_id is None else (self.customer_id,)
         return customer if self.session_id is None else (*customer, session_key(self.session_id))
+
+
+def conditions(query: Query) -> str | None:
+    """Return what a query asks beside who, where and how many, as JSON; None where it asks nothing.
+
+    It is what an answer can be made again by; see ``under``.
+    """
+    told: dict[str, Any] = {name: value for name in ("context", "exclude") if (value := getattr(query, name))}
+    if query.filters:
+        told["filters"] = {
+            name: value for name, value in vars(query.filters).items() if value not in ((), None)
+        }
+    if query.purchased != "exclude":
+        told["purchased"] = query.purchased
+    return orjson.dumps(told).decode() if told else None
+
+
+def under(query: Query, told: str) -> Query:
+    """Return a query that asks what ``conditions`` told of another one besides.
+
+    Raises
+    ------
+    DataError
+        It is nothing that ``conditions`` tells.
+    """
+    try:
+        asked: dict[str, Any] = orjson.loads(told)
+        filters: dict[str, Any] = asked.pop("filters", {})
+        attributes = tuple((name, tuple(values)) for name, values in filters.pop("attributes", ()))
+        category = tuple(filters.pop("category", ()))
+        besides: dict[str, Any] = {name: tuple(asked.pop(name, ())) for name in ("context", "exclude")}
+        besides["filters"] = Filters(category, attributes=attributes, **filters)
+        return replace(query, **besides, **asked)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DataError(
+            f"expected the conditions of a request, found {told!r} ({error}); export again"
+        ) from error
 
 
 class Recommendation(NamedTuple):

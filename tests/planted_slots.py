@@ -14,6 +14,7 @@ from feature_repo import schema as s
 from serving.bundle import Bundle
 from serving.features import CustomerState, FrameReader
 from serving.index import ProductIndex
+from serving.query import conditions
 from serving.recommender import Query, Recommender
 from serving.rules import Rules
 from serving.rules.config import RulesFile
@@ -64,10 +65,12 @@ def under_rules(bundle: Bundle, file: RulesFile = FILE) -> Recommender:
     return Recommender(bundle, FrameReader({}), Rules(file, bundle))
 
 
-def planted_log(logged: Bundle, *, requests: int, seed: int = 0, exclude: Sequence[str] = ()) -> Planted:
+def planted_log(
+    logged: Bundle, *, requests: int, seed: int = 0, exclude: Sequence[str] = (), told: bool = False
+) -> Planted:
     """Let ``logged`` answer under the rules of ``FILE``, and customers click by the truth.
 
-    ``exclude`` is asked of every tenth request, and not logged.
+    ``exclude`` is asked of every tenth request; ``told``: and logged.
     """
     rng = np.random.default_rng(seed)
     ids = logged.catalog.ids
@@ -91,13 +94,13 @@ def planted_log(logged: Bundle, *, requests: int, seed: int = 0, exclude: Sequen
         for place, item in enumerate(recommender.answer(query, states[customer]).items, start=1):
             shown.append(
                 (query.request_id, at, customer, None, None, logged.tag, place, item.product_id, item.source,
-                 item.propensity)
+                 item.propensity, conditions(query) if told else None)
             )  # fmt: skip
             if rng.random() < truth[item.product_id]:
                 events.append((customer, item.product_id, at, s.CLICK, 0.0, query.request_id))
     columns = [
         s.REQUEST_ID, s.AT, s.CUSTOMER_ID, "experiment", "variant", "bundle", "position", s.PRODUCT_ID, "source",
-        s.PROPENSITY,
+        s.PROPENSITY, "conditions",
     ]  # fmt: skip
     exposures = pd.DataFrame(shown, columns=columns)
     interactions = pd.DataFrame(

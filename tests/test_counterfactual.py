@@ -215,6 +215,16 @@ def test_requests_that_cannot_be_made_again_are_left_out_and_counted(shop: Shop)
     assert any("do not come out as they were logged" in reason for reason in told.verdict.reasons)
 
 
+def test_requests_whose_conditions_are_logged_are_made_again(shop: Shop) -> None:
+    """What was excluded is in no pool, and no pick of the other bundle."""
+    top = shop.slots(shop.logged).slots[USUAL].mode()[0]
+    found = shop.slots(shop.other, planted_log(shop.logged, requests=300, seed=9, exclude=[top], told=True))
+    assert found.left_out.unrebuilt == 0 and len(found.slots) == 300
+    excluded = found.slots[found.slots[s.REQUEST_ID].map(lambda name: int(name.split("-")[1]) % 10 == 0)]
+    assert len(excluded) == 30
+    assert not (excluded[[USUAL, PICK, s.PRODUCT_ID]] == top).any(axis=None)
+
+
 def test_answers_of_bundles_and_rules_that_are_gone_are_left_out(shop: Shop) -> None:
     rows = shop.log.exposures.head(500).copy()
     some = rows[s.REQUEST_ID].isin(rows[s.REQUEST_ID].unique()[:40])

@@ -56,6 +56,7 @@ RECORDS = [
         "b",
         "v1",
         (Shown("p2", -0.1, "new"), Shown("p1", 9.0, "popular", 1.0)),
+        conditions='{"exclude":["p3"]}',
     ),
 ]
 

@@ -40,6 +40,7 @@ from serving.bundle import NAME, Bundle, load
 from serving.errors import BundleError, ConfigError, DataError
 from serving.experiments_file import FALLBACK
 from serving.features import CustomerState, FrameReader
+from serving.query import under
 from serving.recommender import Query, Recommender
 from serving.rules import Rules
 from serving.rules.apply import EXPLORE
@@ -53,9 +54,10 @@ BUNDLE: Final = "bundle"
 POSITION: Final = "position"
 SOURCE: Final = "source"
 RULES: Final = "rules"
+CONDITIONS: Final = "conditions"
 #: What the exposures must have besides, and what is read where it is there.
 NEEDED: Final = (BUNDLE, POSITION, SOURCE, s.PROPENSITY)
-ALSO: Final = (SESSION, SURFACE, RULES, *NEEDED)
+ALSO: Final = (SESSION, SURFACE, RULES, CONDITIONS, *NEEDED)
 _CHUNK: Final = 2_000
 
 #: Gives the rows of features (in order) of customers at instants (``customer_id``, ``event_timestamp``).
@@ -275,7 +277,7 @@ def _query(first: pd.Series, n: int) -> Query:
     def text(name: str) -> str | None:
         return first[name] if name in first and isinstance(first[name], str) else None
 
-    return Query(
+    query = Query(
         at=first[s.AT].to_pydatetime(),
         customer_id=text(s.CUSTOMER_ID),
         session_id=text(SESSION),
@@ -283,3 +285,5 @@ def _query(first: pd.Series, n: int) -> Query:
         surface=text(SURFACE),
         request_id=first[s.REQUEST_ID],
     )
+    asked = text(CONDITIONS)
+    return query if asked is None else under(query, asked)

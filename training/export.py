@@ -36,6 +36,7 @@ _SHOWN: Final = pa.schema(
         ("bundle", pa.string()),
         ("rules", pa.string()),
         ("forced", pa.bool_()),
+        ("conditions", pa.string()),
         ("position", pa.int32()),
         (s.PRODUCT_ID, pa.string()),
         ("score", pa.float64()),
@@ -83,8 +84,9 @@ def export_exposures(log: EventLog, directory: Path, *, until: int | None = None
     """Append what was shown to ``exposures.parquet`` in ``directory``, a row a product; return how many.
 
     ``position`` is the place in the answer, 1 the first; ``rules``, the hash of its rules; ``forced``,
-    whether a tester asked for the variant by name; ``team``, in an interleaved experiment, the variant whose pick a
-    product was. The tables do not name this file: it is for experiments, and for whoever asks later what was shown.
+    whether a tester asked for the variant by name; ``conditions``, what the request asked besides, as JSON; ``team``,
+    in an interleaved experiment, the variant whose pick a product was. The tables do not name this file: it is for
+    experiments, and for whoever asks later what was shown.
 
     Raises
     ------
@@ -176,7 +178,7 @@ def _shown(entries: Sequence[Entry[Exposure]]) -> pa.Table:
     rows = [
         (
             *(one.request_id, one.at, one.customer_id, one.session_id, one.surface),
-            *(one.experiment, one.variant, one.bundle, one.rules, one.forced),
+            *(one.experiment, one.variant, one.bundle, one.rules, one.forced, one.conditions),
             *(position, item.product_id, item.score, item.source, item.propensity, item.team),
         )
         for one in (entry.record for entry in entries)

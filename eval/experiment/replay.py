@@ -2,8 +2,8 @@
 
 An answer is made again by the very bundle, rules and request id that made it, with the customer's features as they
 were known then. It must come out as it was logged, product by product and chance by chance: an answer that does not
-(the request had filters or context, which are not logged; a price has changed; a session had a history) says nothing
-for certain, and is left out and counted. Whether it comes out does not depend on what chance decided, since a slot's
+(a price has changed; a session had a history; a log of old does not tell filters and context) says nothing for
+certain, and is left out and counted. Whether it comes out does not depend on what chance decided, since a slot's
 chances are those of the whole pool.
 
 What another bundle would show in a slot is its own product for that place; where that stands elsewhere in the answer
@@ -93,7 +93,7 @@ def replayed(
         others = [name for name, _ in shown[:place]] + usual[place + 1 :]
         pick = picks[place] if place < len(picks) else None
         if pick is None or pick in others:
-            rest = target.answer(replace(sure, n=1, exclude=tuple(others)), state).product_ids
+            rest = target.answer(replace(sure, n=1, exclude=(*sure.exclude, *others)), state).product_ids
             pick = rest[0] if rest else None
         supported = pick == usual[place] or (pick is not None and _in_pool(logged, sure, state, others, pick))
         found.append(Slot(place, product, propensity, usual[place], pick, supported))

@@ -110,7 +110,7 @@ class Exposure(_Record):
     """What one answer showed to whom; ``items`` in order of position.
 
     ``forced``: a tester asked for the variant by name, so the answer is none of an experiment's. ``rules`` is the hash
-    of the rules it was made under, None without rules.
+    of the rules it was made under, None without rules; ``conditions`` what was asked besides (``serving.query``).
     """
 
     request_id: str
@@ -124,6 +124,7 @@ class Exposure(_Record):
     items: tuple[Shown, ...]
     forced: bool = False
     rules: str | None = None
+    conditions: str | None = None
 
     @classmethod
     def from_json(cls, raw: bytes | str) -> Exposure:

@@ -14,6 +14,7 @@ from serving.errors import ConfigError
 from serving.rules import Rules, load_rules
 from serving.rules.config import RulesFile
 from serving.rules.describe import described
+from serving.rules.file import MAX_BYTES, MAX_RULES
 from tests.builders import make_bundle
 from tests.rules_given import chancy, file_of, hard, joined, soft
 
@@ -145,7 +146,8 @@ def test_an_empty_file_has_no_rules(path: Path) -> None:
         ("[[diversity]]\nname = 'd'\nlambda = 1.5", "expected a number of at most 1"),
         ("[[diversity]]\nname = 'd'\ntrade_off = 0.5", "expected"),
         ("[[diversity]]\nname = 'd'\nlamda = 0.5", "lambda"),
-        ("[[boost]]\nname = 'b'\nfactor = 0", "expected a number above 0"),
+        ("[[boost]]\nname = 'b'\nfactor = 1e-300", "expected a number of at least 1e-06, found 1e-300"),
+        ("[[boost]]\nname = 'b'\nfactor = 1e7", "expected a number of at most 1000000.0, found 10000000.0"),
         ("[[boost]]\nname = 'b'\nfactor = inf", "expected a"),
         (
             "[[boost]]\nname = 'b'\nfactor = 2\nattributes = {brand = []}",
@@ -211,6 +213,20 @@ def test_a_broken_file_is_one_sentence_that_says_where(path: Path, text: str, to
     assert told in found
     assert found.startswith("expected") and "found" in found and "correct" in found and str(path) in found
     assert "\n" not in found
+
+
+def test_a_file_is_bounded_in_rules_and_in_bytes(path: Path) -> None:
+    rule = '[[cap]]\nname = "{}"\nat_most = 1\n'
+    told = "".join(map(rule.format, range(MAX_RULES + 1)))
+    assert f"expected at most 2,000 rules in {path}, found 2,001" in refused(told, path)
+    path.write_text(told.removesuffix(rule.format(MAX_RULES)))
+    assert len(load_rules(path, BUNDLE).ordering) == MAX_RULES
+    assert "expected at most 1,000,000 bytes of rules" in refused("#" * (MAX_BYTES + 1), path)
+
+
+def test_a_byte_order_mark_is_passed_over(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + WHOLE.encode())
+    assert len(list(load_rules(path, BUNDLE).file.named())) == 9
 
 
 def test_a_file_that_is_not_there_or_not_text(path: Path) -> None:

@@ -140,8 +140,8 @@ def _products(rule: Rule, catalog: Catalog) -> int:
         return int(rule.product_id in catalog.index)
     if isinstance(rule, Cap):
         return _of_categories(rule.category, catalog)
-    about = selected(rule, catalog) if isinstance(rule, Selected) else None
-    return len(catalog) if about is None else int(np.count_nonzero(about))
+    about = selected(rule, catalog) if isinstance(rule, Selected) else slice(None)
+    return int(np.arange(len(catalog))[about].size)
 
 
 def _of_categories(categories: Sequence[str] | None, catalog: Catalog) -> int:

@@ -35,6 +35,7 @@ def _values(value: Any) -> tuple[Scalar, ...]:
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Names = Annotated[list[Name], Field(min_length=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Values = Annotated[tuple[Scalar, ...], BeforeValidator(_values)]
 Slot = Annotated[int, Field(ge=1, le=MAX_SLOT)]
@@ -89,8 +90,8 @@ class Selected(Rule):
 class Price(Selected):
     """Hard: the selected products are shown only at prices within a band, both ends included."""
 
-    min: Number | None = None
-    max: Number | None = None
+    min: Amount | None = None
+    max: Amount | None = None
     without_price: Unknown = "hide"
 
     @model_validator(mode="after")
@@ -136,8 +137,8 @@ class Age(Selected):
     ``years`` names the customers' attribute that holds the age, or ``born`` that of the day of birth (ISO 8601).
     """
 
-    min: Number | None = None
-    max: Number | None = None
+    min: Amount | None = None
+    max: Amount | None = None
     years: Name | None = None
     born: Name | None = None
     unknown_customer: Unknown = "hide"

@@ -8,7 +8,7 @@ over.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -23,9 +23,8 @@ from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.recent import DAY_US
 from serving.bundle import Bundle
-from serving.catalog import Catalog
 from serving.errors import ConfigError
-from serving.filtering import Column, Mask, Numbers
+from serving.filtering import Column, Mask
 from serving.rules.apply import compiled
 from serving.rules.choice import Categories
 from serving.rules.config import (
@@ -39,19 +38,17 @@ from serving.rules.config import (
     Pin,
     Rule,
     RulesFile,
-    Selected,
 )
 from serving.rules.file import read
+from serving.rules.fit import check_customer, check_products
 from serving.rules.hard import Hard, selected
 from serving.rules.holding import Holding
 from serving.rules.rhythm import Rhythm
 from serving.rules.soft import NO_NUMBERS, Exploring, Fresh, Soft
 from serving.subject import Bought
-from serving.validation import shown
 
 R = TypeVar("R", bound=Rule)
 
-_TOLD: Final = 12
 #: Factors of several boosts together move a product no further.
 _MOST: Final = 1e100
 
@@ -82,7 +79,7 @@ class Rules:
     """
 
     def __init__(self, file: RulesFile, bundle: Bundle) -> None:
-        _check(file, bundle.catalog)
+        check_products(file, bundle.catalog)
         self.file = file
         self._catalog = bundle.catalog
         self.hard = Hard(file, bundle.catalog)
@@ -126,11 +123,11 @@ class Rules:
         other._holding, other._soft = Holding((), tuple[Rule, ...]), Holding((), self.resolved)
         return other
 
-    def check_customers(self, attributes: Collection[str]) -> None:
-        """Raise ``ConfigError`` where a rule asks for an attribute of customers that is not among ``attributes``."""
+    def check_customers(self, attributes: Mapping[str, str]) -> None:
+        """Raise ``ConfigError`` where a rule asks of customers what they do not have (``FeatureReader.attributes``)."""
         for rule in self.hard.rules:
             if isinstance(rule, Eligibility | Age):
-                _known(rule.customer, attributes, "an attribute of the customers", rule.name)
+                check_customer(rule, attributes, self._catalog)
 
     def passing(self, on_sale: Mask, asked: Asked) -> Mask:
         """Return which products (products,) are on sale and pass the hard rules; see ``Hard.passing``."""
@@ -216,7 +213,7 @@ class Rules:
         return limits
 
 
-def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Collection[str] | None = None) -> Rules:
+def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Mapping[str, str] | None = None) -> Rules:
     """Read a file of rules and bind it to a bundle.
 
     Parameters
@@ -226,13 +223,14 @@ def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Collection[st
     bundle
         What will be recommended from.
     customer_attributes
-        Names of the attributes that are known of customers (``FeatureReader.attributes``); None: they are not
-        checked, and a customer of whom an attribute is not known is treated as the rule says.
+        The attributes that are known of customers, and what each holds (``FeatureReader.attributes``); None: they are
+        not checked, and a customer of whom an attribute is not known is treated as the rule says.
 
     Raises
     ------
     ConfigError
-        The file does not fit its model, or names a category or an attribute that there is not.
+        The file does not fit its model, names a category or an attribute that there is not, or compares what no
+        two such values can be compared by.
     """
     file = read(path)
     try:
@@ -250,36 +248,3 @@ def _of(kind: type[R], rules: Sequence[Rule]) -> list[R]:
 
 def _first(kind: type[R], rules: Sequence[Rule]) -> R | None:
     return next(iter(_of(kind, rules)), None)
-
-
-def _check(file: RulesFile, catalog: Catalog) -> None:
-    categories = {str(category) for category in catalog.frame[s.CATEGORY].dropna().unique()}
-    for _, rule in file.named():
-        if isinstance(rule, Selected | Cap):
-            for category in rule.category or ():
-                _known(category, categories, "a category of the bundle", rule.name)
-        if isinstance(rule, Selected):
-            for name, values in rule.attributes.items():
-                _known(name, catalog.attributes, "an attribute of the products", rule.name)
-                column = catalog.column(name)
-                if misfits := [value for value in values if not column.suits(value)]:
-                    raise ConfigError(
-                        f"expected {column.kind} for {name} in {shown(rule.name)}, found {shown(misfits[0])}"
-                    )
-        if isinstance(rule, Eligibility) and rule.product is not None:
-            _known(rule.product, [*catalog.attributes, s.PRICE], "an attribute of the products", rule.name)
-            if rule.compare != "equal" and not isinstance(catalog.column(rule.product), Numbers):
-                raise ConfigError(
-                    f"expected a product attribute of numbers to compare in {shown(rule.name)}, found texts in "
-                    f"{shown(rule.product)}"
-                )
-    for category in file.due.days if file.due is not None else ():
-        _known(category, categories, "a category of the bundle", "due")
-
-
-def _known(name: str, known: Collection[str], what: str, rule: str) -> None:
-    if name not in known:
-        there = sorted(known)
-        more = f" and {len(there) - _TOLD} more" if len(there) > _TOLD else ""
-        told = ", ".join(there[:_TOLD]) or "none"
-        raise ConfigError(f"expected {what} in {shown(rule)} (there are: {told}{more}), found {shown(name)}")

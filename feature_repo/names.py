@@ -47,6 +47,15 @@ SCHEMA_HASH_TAG: Final = "schema_hash"
 SEGMENT: Final = "segment"
 #: How the segment of a customer with a favourite category begins; the category follows.
 CATEGORY_SEGMENT: Final = "category:"
+#: The segments of customers without one: how lately and how often they bought.
+RFM_SEGMENTS: Final = (
+    *(
+        f"rfm:{lately}-{often}"
+        for lately in ("recent", "lapsing", "lapsed")
+        for often in ("once", "few", "many")
+    ),
+    "rfm:never",
+)
 CATEGORY_NAMES: Final = "category_names"
 CATEGORY_SHARES: Final = "category_shares"
 

@@ -220,7 +220,7 @@ class Experiments(_Strict):
     def parse(cls, told: bytes, path: Path) -> Experiments:
         """Parse the bytes of ``path``; see ``read``."""
         try:
-            values = tomllib.loads(told.decode())
+            values = tomllib.loads(told.decode("utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"expected TOML in {path}, found: {error}; correct it") from error
         if "digest" in values:

@@ -65,9 +65,12 @@ class FeatureReader:
         return True
 
     @property
-    def attributes(self) -> frozenset[str]:
-        """Names of the attributes that the shop's table of customers has, columns of consent among them."""
-        return frozenset()
+    def attributes(self) -> Mapping[str, str]:
+        """The attributes that the shop's table of customers has, columns of consent among them, and what each holds.
+
+        In the words of the catalog's columns: a text, a number, true or false.
+        """
+        return MappingProxyType({})
 
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return one state an id, in order; unknown customers get the empty state.

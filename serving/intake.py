@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -159,7 +159,7 @@ def event_of(given: Any, *, now: datetime, name: str) -> Event:
     )
 
 
-def _not_among(known: frozenset[str], name: str) -> str:
+def _not_among(known: Collection[str], name: str) -> str:
     """Return why a change of a customer's column has no effect."""
     there = ", ".join(sorted(known)) or "none"
     return f"expected a column of the customers' table (there are: {there}), found none called {name}"

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from time import perf_counter
 from typing import Final, NoReturn
@@ -62,7 +62,7 @@ class GuardedReader(FeatureReader):
         return self._failures == 0 and self._pace < QUICK_SECONDS
 
     @property
-    def attributes(self) -> frozenset[str]:
+    def attributes(self) -> Mapping[str, str]:
         """See ``FeatureReader``."""
         return self._reader.attributes
 

@@ -26,6 +26,7 @@ from feast.errors import FeatureViewNotFoundException
 from feature_repo import names as v
 from feature_repo.point_read import Columns, PointReader, Row
 from feature_repo.recent import History
+from serving.attributes import kinds
 from serving.errors import BundleError, FeatureUnavailable
 from serving.features import CustomerState, FeatureReader, Reading
 
@@ -124,7 +125,7 @@ class OnlineReader(FeatureReader):
         return columns
 
     @property
-    def attributes(self) -> frozenset[str]:
+    def attributes(self) -> Mapping[str, str]:
         """See ``FeatureReader``."""
         return self._attributes
 
@@ -190,10 +191,9 @@ class OnlineReader(FeatureReader):
         self._rows.close()
 
 
-def _attributes(store: FeatureStore) -> frozenset[str]:
-    """Return the names in the view of customers' attributes; a shop that knows nothing of its customers has none."""
+def _attributes(store: FeatureStore) -> Mapping[str, str]:
+    """Return the view of customers' attributes in words; a shop that knows nothing of its customers has none."""
     try:
-        view = store.get_feature_view(v.CUSTOMER_ATTRIBUTES)
+        return MappingProxyType(kinds(store.get_feature_view(v.CUSTOMER_ATTRIBUTES)))
     except FeatureViewNotFoundException:
-        return frozenset()
-    return frozenset(feature.name for feature in view.features)
+        return MappingProxyType({})

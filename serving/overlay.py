@@ -140,7 +140,7 @@ class _Changed(FeatureReader):
         return self._reader.is_quick
 
     @property
-    def attributes(self) -> frozenset[str]:
+    def attributes(self) -> Mapping[str, str]:
         """See ``FeatureReader``."""
         return self._reader.attributes
 

@@ -15,7 +15,8 @@ from typing import Final, Generic, NamedTuple, TypeVar
 from serving.errors import ConfigError
 from serving.experiments_file import NO_FILE, Experiments
 from serving.live import Live
-from serving.rules.config import RulesFile, parsed
+from serving.rules.config import RulesFile
+from serving.rules.file import parsed
 
 T = TypeVar("T")
 

@@ -8,9 +8,9 @@ answers.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +20,9 @@ from serving.features import CustomerState
 from serving.recommender import Case, Query, Recommendation, Recommender
 from serving.rules.apply import DEPTH, LEAST
 from serving.rules.config import Cap, Pin, Rule
-from serving.rules.hard import passes, value
-from serving.rules.rules import Rules
+from serving.rules.hard import HardRule, passes, value
+from serving.rules.soft import Soft
+from serving.validation import shown as shown_as
 
 
 @dataclass(frozen=True)
@@ -84,8 +85,9 @@ def trace(recommender: Recommender, query: Query, state: CustomerState) -> Trace
     candidates = _candidates(recommender, case)
     place_of = {product: place for place, product in enumerate(candidates.tolist(), start=1)}
     shown = [catalog.index[item.product_id] for item in items]
-    dropped = _dropped(recommender, case, candidates)
-    holding = _holding(recommender.rules, case)
+    holding = () if recommender.rules is None or case.asked is None else recommender.rules.holding(case.asked)
+    pinned = [catalog.index[rule.product_id] for rule in _pins(holding) if rule.product_id in catalog.index]
+    kept_out = _kept_out(recommender, case, [*candidates.tolist(), *pinned])
     moves = _moves(recommender, case, holding)
     item_of: dict[int, Recommendation] = dict(zip(shown, items, strict=True))
     products = []
@@ -96,7 +98,7 @@ def trace(recommender: Recommender, query: Query, state: CustomerState) -> Trace
                 product_id=catalog.ids[product],
                 name=catalog.names[product],
                 candidate=place_of.get(product),
-                dropped_by=dropped.get(product, ()),
+                dropped_by=tuple(bar.name for bar in kept_out.get(product, ())),
                 moves=tuple(moves.get(product, ())),
                 rank=None if item is None else item.rank,
                 score=None if item is None else item.score,
@@ -104,17 +106,15 @@ def trace(recommender: Recommender, query: Query, state: CustomerState) -> Trace
                 propensity=None if item is None else item.propensity,
             )
         )
-    rules = () if recommender.rules is None or case.asked is None else recommender.rules.hard.rules
-    asked = case.asked
     return Trace(
         customer_id=query.customer_id,
         surface=query.surface,
         at=query.at.isoformat(),
         bundle=recommender.bundle.tag,
         rules=recommender.digest,
-        hard=tuple(r.name for r in rules if asked and r.holds(asked.at, asked.surface, asked.segment)),
+        hard=tuple(rule.name for rule in _hard(recommender, case)),
         soft=tuple(rule.name for rule in holding),
-        gave_way=tuple(_gave_way(recommender, case, holding, shown)),
+        gave_way=tuple(_gave_way(recommender, case, holding, shown, kept_out)),
         products=tuple(products),
     )
 
@@ -127,38 +127,43 @@ def _candidates(recommender: Recommender, case: Case) -> NDArray[np.int32]:
     return draws.products
 
 
-def _dropped(
-    recommender: Recommender, case: Case, candidates: NDArray[np.int32]
-) -> dict[int, tuple[str, ...]]:
-    """Return what keeps each candidate out of the answer, whatever else is in it."""
-    query, catalog, size = case.query, recommender.bundle.catalog, len(case.allowed)
-    masks: list[tuple[str, NDArray[np.bool_]]] = []
+class _Bar(NamedTuple):
+    """What keeps a product out of the answer: its name, and what to say of the product."""
 
-    def without(name: str, products: NDArray[np.int32]) -> None:
-        mask = np.ones(size, dtype=np.bool_)
-        mask[products] = False
-        masks.append((name, mask))
+    name: str
+    words: str
 
-    without("exclude", catalog.indices(query.exclude)[0])
-    without(f"purchased: {query.purchased}", case.held_back)
-    masks.append(("filters", catalog.matching(query.filters or Filters())))
+
+def _hard(recommender: Recommender, case: Case) -> tuple[HardRule, ...]:
     asked = case.asked
-    for rule in () if recommender.rules is None else recommender.rules.hard.rules:
-        if asked is not None and rule.holds(asked.at, asked.surface, asked.segment):
-            masks.append((rule.name, passes(rule, value(rule, asked.row, asked.at), catalog)))
-    return {
-        product: found
-        for product in candidates.tolist()
-        if (found := tuple(name for name, mask in masks if not mask[product]))
-    }
+    if recommender.rules is None or asked is None:
+        return ()
+    return recommender.rules.hard.holding(asked.at, asked.surface, asked.segment)
 
 
-def _holding(rules: Rules | None, case: Case) -> list[Rule]:
-    """Return the soft rules that hold for a request, in the order in which they are applied."""
-    if rules is None or case.asked is None:
-        return []
-    asked = case.asked
-    return [rule for rule in rules.ordering if rule.holds(asked.at, asked.surface, asked.segment)]
+def _kept_out(recommender: Recommender, case: Case, products: Sequence[int]) -> dict[int, tuple[_Bar, ...]]:
+    """Return what keeps each of some products out of the answer, whatever else is in it."""
+    query, catalog = case.query, recommender.bundle.catalog
+    about = np.array(list(dict.fromkeys(products)), dtype=np.int32)
+    bars: dict[int, list[_Bar]] = {}
+
+    def barred(bar: _Bar, is_out: NDArray[np.bool_]) -> None:
+        for product in about[is_out].tolist():
+            bars.setdefault(product, []).append(bar)
+
+    barred(_Bar("off sale", "is not on sale"), ~catalog.on_sale(query.at)[about])
+    excluded = _Bar("exclude", "is excluded by the request")
+    barred(excluded, np.isin(about, catalog.indices(query.exclude)[0]))
+    not_due = " and is not due yet" if query.purchased == "due" else ""
+    policy = f"purchased: {query.purchased}"
+    barred(_Bar(policy, f"was bought before{not_due} ({policy})"), np.isin(about, case.held_back))
+    filtered = _Bar("filters", "is filtered out by the request")
+    barred(filtered, ~catalog.matching(query.filters or Filters())[about])
+    for rule in _hard(recommender, case):
+        known = value(rule, case.asked.row, query.at) if case.asked is not None else None
+        bar = _Bar(rule.name, f"does not pass the rule {shown_as(rule.name)}")
+        barred(bar, ~passes(rule, known, catalog)[about])
+    return {product: tuple(found) for product, found in bars.items()}
 
 
 def _moves(recommender: Recommender, case: Case, holding: Sequence[Rule]) -> dict[int, list[Move]]:
@@ -166,9 +171,14 @@ def _moves(recommender: Recommender, case: Case, holding: Sequence[Rule]) -> dic
     moves: dict[int, list[Move]] = {}
     if recommender.rules is None or case.asked is None:
         return moves
+    draws, n = recommender.draws(case), case.query.n
+    draws.draw(case.allowed, n, max(DEPTH * n, LEAST))
     before: dict[int, int] | None = None
-    for number in range(len(holding) + 1):
-        soft = recommender.rules.soft(case.asked, only=holding[:number])
+    last: Soft | None = None
+    for number, step in enumerate(recommender.rules.steps(holding)):
+        soft = step.standing(case.allowed, n)
+        if before is not None and last is not None and _is_alike(last, soft, draws.products):
+            continue
         told, _ = recommender.arranged(case, soft)
         after = {product: rank for rank, (product, _, _) in enumerate(told, start=1)}
         if before is not None:
@@ -176,12 +186,31 @@ def _moves(recommender: Recommender, case: Case, holding: Sequence[Rule]) -> dic
                 if before.get(product) != after.get(product):
                     name = holding[number - 1].name
                     moves.setdefault(product, []).append(Move(name, before.get(product), after.get(product)))
-        before = after
+        before, last = after, soft
     return moves
 
 
+def _is_alike(before: Soft, after: Soft, drawn: NDArray[np.int32]) -> bool:
+    """Whether two steps, one rule apart, come to the same; boosts, which are first, move nothing but what is drawn."""
+    boosts = len(before.factors) == len(after.factors) and (
+        not len(after.factors) or np.array_equal(before.factors[drawn], after.factors[drawn])
+    )
+    others = (before.trade_off, before.exploring) == (after.trade_off, after.exploring)
+    is_new = before.fresh is not None or after.fresh is None
+    pins = tuple(before.pins) == tuple(after.pins)
+    return boosts and others and is_new and pins and np.array_equal(before.limits, after.limits)
+
+
+def _pins(holding: Sequence[Rule]) -> list[Pin]:
+    return [rule for rule in holding if isinstance(rule, Pin)]
+
+
 def _gave_way(
-    recommender: Recommender, case: Case, holding: Sequence[Rule], shown: Sequence[int]
+    recommender: Recommender,
+    case: Case,
+    holding: Sequence[Rule],
+    shown: Sequence[int],
+    kept_out: Mapping[int, Sequence[_Bar]],
 ) -> list[str]:
     """Return one sentence for each cap that is passed and each pin that does not stand."""
     rules, catalog = recommender.rules, recommender.bundle.catalog
@@ -195,19 +224,26 @@ def _gave_way(
                 concerns = category is not None and (rule.category is None or category in rule.category)
                 if concerns and count > rule.at_most:
                     told.append(f"{rule.name}: {count} of {category}, at most {rule.at_most}")
-        if isinstance(rule, Pin):
-            product = catalog.index.get(rule.product_id)
-            if product is None:
-                told.append(f"{rule.name}: {rule.product_id} is not in the bundle")
-            elif rule.slot > case.query.n or rule.slot > len(shown):
-                told.append(f"{rule.name}: the answer ends before slot {rule.slot}")
-            elif shown[rule.slot - 1] != product:
-                why = (
-                    "does not pass the hard rules"
-                    if not case.allowed[product]
-                    else "another pin has the slot"
-                )
-                if case.rest is not None and case.rest[product]:
-                    why = "is being looked at"
-                told.append(f"{rule.name}: {rule.product_id} {why}")
+    slots: dict[int, Pin] = {}
+    pinned: dict[int, Pin] = {}
+    for pin in _pins(holding):
+        product = catalog.index.get(pin.product_id)
+        if product is None:
+            why = "is not in the bundle"
+        elif pin.slot > len(shown):
+            told.append(f"{pin.name}: the answer ends before slot {pin.slot}")
+            continue
+        elif product in kept_out:
+            why = " and ".join(bar.words for bar in kept_out[product])
+        elif case.rest is not None and case.rest[product]:
+            why = "is being looked at"
+        elif pin.slot in slots:
+            why = f"gives way to {shown_as(slots[pin.slot].name)}, which has slot {pin.slot}"
+        elif product in pinned:
+            first = pinned[product]
+            why = f"stands in slot {first.slot} already, by {shown_as(first.name)}"
+        else:
+            slots[pin.slot] = pinned[product] = pin
+            continue
+        told.append(f"{pin.name}: {pin.product_id} {why}")
     return told

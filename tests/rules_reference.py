@@ -86,12 +86,13 @@ def arranged(bundle: Bundle, file: RulesFile, pool: Sequence[int], n: int) -> li
         for category in {row[s.CATEGORY] for row in rows} - {None}:
             if cap.category is None or category in cap.category:
                 limits[category] = min(limits.get(category, math.inf), cap.at_most)
-    given: dict[int, int] = {}  # the first pin of a slot has it, unless its product has an earlier one
+    slots: dict[
+        int, int
+    ] = {}  # the first pin of a slot has it whose product is there and stands nowhere else
     for pin in file.pin:
         product = bundle.catalog.index.get(pin.product_id, -1)
-        if product >= 0 and pin.slot not in given and product not in given.values():
-            given[pin.slot] = product
-    slots = {slot - 1: product for slot, product in given.items() if product in pool and slot <= n}
+        if product in pool and pin.slot <= n and pin.slot - 1 not in slots and product not in slots.values():
+            slots[pin.slot - 1] = product
     pinned = set(slots.values())
     trade_off = file.diversity[0].trade_off if file.diversity else 1.0
     shown = list(slots.values())

@@ -409,6 +409,12 @@ def test_rules_are_checked_tried_and_traced(run: Run, own_copy: Published, tmp_p
     assert checked.code == 0
     for word in ("spring", f"{pinned} in slot 2", "on home", "nothing free", "tenth", "3 rules"):
         assert word in checked.out
+    assert "3 rules of" in checked.out and "hold together" in checked.out and "warning" not in checked.out
+    odd = tmp_path / "odd.toml"
+    odd.write_text('[[eligibility]]\nname = "misspelt"\ncustomer = "region"\none_of = ["cappital"]\n')
+    warned = run("rules", "check", odd)
+    assert warned.code == 0 and "hold together" not in warned.out
+    assert "warning: misspelt: it hides all" in warned.out and "is shown nothing" in warned.out
     rows = json.loads(run("rules", "check", path, "--json").out)["rules"]
     assert [(row["kind"], row["name"]) for row in rows] == [
         ("price", "nothing free"),
@@ -434,6 +440,7 @@ def test_rules_are_checked_tried_and_traced(run: Run, own_copy: Published, tmp_p
         ('[[pin]]\nname = "a"\nslot = 1\nproduct = "p"\n', "expected"),
         ('[[cap]]\nname = "a"\nat_most = 1\ncategory = ["no such"]\n', 'found "no such"'),
         ('[[age]]\nname = "a"\nmin = 18\nyears = "no_such"\n', "expected an attribute of the customers"),
+        ('[[age]]\nname = "a"\nmin = 18\nyears = "region"\n', 'found "region", which is a text'),
         ("what", "expected TOML"),
     ],
 )

@@ -44,6 +44,10 @@ def test_what_it_says_is_read() -> None:
     assert told.attributes == {"country", "member"}
 
 
+def test_a_byte_order_mark_is_passed_over() -> None:
+    assert parse("\ufeff" + GOOD).experiments == parse(GOOD).experiments
+
+
 def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
     assert parse(GOOD).digest == parse(GOOD).digest != parse(GOOD + "\n").digest
     path = tmp_path / "experiments.toml"

@@ -14,7 +14,8 @@ from serving.errors import ConfigError
 from serving.rules import Rules, load_rules
 from serving.rules.config import RulesFile
 from serving.rules.describe import described
-from tests.builders import make_bundle
+from serving.rules.file import MAX_BYTES, MAX_RULES
+from tests.builders import AT, make_bundle
 from tests.rules_given import chancy, file_of, hard, joined, soft
 
 BUNDLE = make_bundle()
@@ -89,8 +90,8 @@ def path(tmp_path: Path) -> Path:
 
 def test_every_rule_is_told_in_words(path: Path) -> None:
     path.write_text(WHOLE)
-    rules = load_rules(path, BUNDLE, customer_attributes=["risk_limit", "birth_date"])
-    told = {row.name: row for row in described(rules, BUNDLE.catalog)}
+    rules = load_rules(path, BUNDLE, customer_attributes={"risk_limit": "a number", "birth_date": "a text"})
+    told = {row.name: row for row in described(rules, BUNDLE, at=AT)}
     assert len(told) == 10
     assert (
         told["nothing dear by mail"].does
@@ -118,7 +119,7 @@ def test_what_the_hash_is_of_is_what_the_file_says(path: Path) -> None:
 
 def test_an_empty_file_has_no_rules(path: Path) -> None:
     path.write_text("")
-    assert described(load_rules(path, BUNDLE), BUNDLE.catalog) == []
+    assert described(load_rules(path, BUNDLE), BUNDLE, at=AT) == []
 
 
 @pytest.mark.parametrize(
@@ -145,7 +146,8 @@ def test_an_empty_file_has_no_rules(path: Path) -> None:
         ("[[diversity]]\nname = 'd'\nlambda = 1.5", "expected a number of at most 1"),
         ("[[diversity]]\nname = 'd'\ntrade_off = 0.5", "expected"),
         ("[[diversity]]\nname = 'd'\nlamda = 0.5", "lambda"),
-        ("[[boost]]\nname = 'b'\nfactor = 0", "expected a number above 0"),
+        ("[[boost]]\nname = 'b'\nfactor = 1e-300", "expected a number of at least 1e-06, found 1e-300"),
+        ("[[boost]]\nname = 'b'\nfactor = 1e7", "expected a number of at most 1000000.0, found 10000000.0"),
         ("[[boost]]\nname = 'b'\nfactor = inf", "expected a"),
         (
             "[[boost]]\nname = 'b'\nfactor = 2\nattributes = {brand = []}",
@@ -213,6 +215,20 @@ def test_a_broken_file_is_one_sentence_that_says_where(path: Path, text: str, to
     assert "\n" not in found
 
 
+def test_a_file_is_bounded_in_rules_and_in_bytes(path: Path) -> None:
+    rule = '[[cap]]\nname = "{}"\nat_most = 1\n'
+    told = "".join(map(rule.format, range(MAX_RULES + 1)))
+    assert f"expected at most 2,000 rules in {path}, found 2,001" in refused(told, path)
+    path.write_text(told.removesuffix(rule.format(MAX_RULES)))
+    assert len(load_rules(path, BUNDLE).ordering) == MAX_RULES
+    assert "expected at most 1,000,000 bytes of rules" in refused("#" * (MAX_BYTES + 1), path)
+
+
+def test_a_byte_order_mark_is_passed_over(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + WHOLE.encode())
+    assert len(list(load_rules(path, BUNDLE).file.named())) == 9
+
+
 def test_a_file_that_is_not_there_or_not_text(path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         load_rules(path, BUNDLE)
@@ -224,8 +240,44 @@ def test_a_file_that_is_not_there_or_not_text(path: Path) -> None:
 
 
 def test_attributes_of_customers_are_checked_where_they_are_known(path: Path) -> None:
-    assert 'found "birth_date"' in refused(WHOLE, path, customer_attributes=["risk_limit", "age"])
+    assert 'found "birth_date"' in refused(
+        WHOLE, path, customer_attributes={"risk_limit": "a number", "age": "a number"}
+    )
     assert load_rules(path, BUNDLE).reads
+
+
+@pytest.mark.parametrize(
+    ("asks", "told"),
+    [
+        (
+            "[[eligibility]]\ncustomer = 'region'\nmin = 1",
+            'is a number in "r", found "region", which is a text',
+        ),
+        (
+            "[[eligibility]]\ncustomer = 'region'\nproduct = 'price'\ncompare = 'at_most'",
+            'is a number to compare with the products\' price in "r", found "region"',
+        ),
+        (
+            "[[eligibility]]\ncustomer = 'limit'\nproduct = 'brand'\ncompare = 'equal'",
+            'is a text to compare with the products\' brand in "r", found "limit", which is a number',
+        ),
+        (
+            "[[eligibility]]\ncustomer = 'limit'\none_of = ['high']",
+            "expected a number for the customers' limit",
+        ),
+        (
+            "[[eligibility]]\ncustomer = 'member'\none_of = ['yes']",
+            "expected true or false for the customers'",
+        ),
+        ("[[age]]\nyears = 'region'\nmin = 18", 'is a number in "r", found "region", which is a text'),
+        ("[[age]]\nborn = 'limit'\nmin = 18", 'is a text with the day of birth, such as 2000-03-01 in "r"'),
+        ("[[age]]\nborn = 'region'\nmax = -1", "expected a number of at least 0.0, found -1"),
+        ("[[price]]\nmax = -5", "expected a number of at least 0.0, found -5"),
+    ],
+)
+def test_what_can_never_be_compared_is_refused(path: Path, asks: str, told: str) -> None:
+    kinds = {"region": "a text", "limit": "a number", "member": "true or false"}
+    assert told in refused(asks + "\nname = 'r'", path, customer_attributes=kinds)
 
 
 @settings(max_examples=300, deadline=None)
@@ -236,7 +288,7 @@ def test_what_is_written_is_read(content: dict[str, Any], tmp_path_factory: pyte
     path.write_text(tomli_w.dumps(file.model_dump(by_alias=True, exclude_none=True)))
     rules = load_rules(path, BUNDLE)
     assert rules.file == file
-    assert all(row.does and row.whom for row in described(rules, BUNDLE.catalog))
+    assert all(row.does and row.whom for row in described(rules, BUNDLE, at=AT))
 
 
 values = st.recursive(

@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import timedelta
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from feature_repo import schema as s
 from serving.bundle import Bundle
 from serving.features import CustomerState
 from serving.recommender import Query
-from serving.rules import apply
+from serving.rules import Asked, apply
 from tests.builders import AT, make_bundle, state
 from tests.rules_given import (
     BUNDLE,
@@ -26,6 +27,7 @@ from tests.rules_given import (
     asked,
     chancy,
     file_of,
+    joined,
     soft,
     under,
 )
@@ -192,6 +194,64 @@ def test_a_quota_is_met_as_far_as_new_products_pass(
         assert got >= min(quota["at_least"], there, open_slots)
         brought = [item for item in items if item.source == "new"]
         assert all(item.product_id in new and item.product_id not in plain for item in brought)
+
+
+def test_a_pin_that_may_not_be_shown_leaves_its_slot_to_the_next_one() -> None:
+    """For whom the first may be shown it stands; a product that has a slot takes no other."""
+    plain = PLAIN.answer(Query(at=AT, n=8), CustomerState()).product_ids
+    first, second, third = plain[5:8]
+    pins = [
+        {"product_id": first, "slot": 1},
+        {"product_id": second, "slot": 1},
+        {"product_id": second, "slot": 2},
+        {"product_id": third, "slot": 2},
+    ]
+    recommender = under({"pin": pins})
+    for excluded, stands in (((), (first, second)), ((first,), (second, third)), ((second,), (first, third))):
+        items = recommender.answer(Query(at=AT, n=4, exclude=excluded), CustomerState()).items[:2]
+        assert tuple(item.product_id for item in items) == stands
+        assert {item.source for item in items} == {"pinned"}
+
+
+def test_boosts_stay_finite_however_many_there_are() -> None:
+    content = {
+        "boost": [
+            {"product_id": [product], "factor": factor}
+            for product, factor in ((IDS[0], 1e6), (IDS[1], 1e-6))
+            for _ in range(60)
+        ]
+    }
+    rules = under(content).rules
+    assert rules is not None
+    factors = rules.soft(Asked(AT, None, "", {})).factors
+    assert np.isfinite(factors).all() and (factors > 0).all()
+    assert np.isfinite(1.0 / factors).all()
+
+
+def test_what_rules_come_to_is_made_anew_only_where_what_chooses_products_has_changed() -> None:
+    bundle = make_bundle()
+    rules = under({"boost": [{"attributes": {"brand": "Alto"}, "factor": 2.0}]}, bundle).rules
+    assert rules is not None
+    nobody = Asked(AT, None, "", {})
+    held = rules.soft(nobody)
+    bundle.catalog.change({IDS[0]: {s.PRICE: 3.0}})
+    assert rules.soft(nobody) is held
+    bundle.catalog.change({IDS[0]: {"brand": "Cielo"}})
+    assert rules.soft(nobody) is not held and rules.soft(nobody).factors[0] == 1.0
+
+
+@settings(max_examples=200, deadline=None)
+@given(query=asked, content=joined(soft, chancy), segment=st.sampled_from(["", "a", "b"]))
+def test_what_holds_is_found_as_each_rule_says(query: Query, content: dict[str, Any], segment: str) -> None:
+    """For every kind of request, from what was found for others too."""
+    where = [{"surface": ["home"]}, {"segment": ["a"]}, {"starts_at": AT}, {"ends_at": AT}, {}]
+    kinds = {kind: [one | where[n % 5] for n, one in enumerate(found)] for kind, found in content.items()}
+    rules = under(kinds).rules
+    assert rules is not None
+    for at in (AT - timedelta(seconds=1), AT, query.at):
+        for surface in (query.surface, "home", None):
+            expected = tuple(rule for rule in rules.ordering if rule.holds(at, surface, segment))
+            assert rules.holding(Asked(at, surface, segment, {})) == expected
 
 
 def test_an_attribute_changed_live_is_seen_by_boosts() -> None:

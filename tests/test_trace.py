@@ -7,6 +7,8 @@ from typing import Any
 
 from hypothesis import given, settings
 
+from feature_repo import schema as s
+from serving.catalog import Filters
 from serving.features import CustomerState
 from serving.recommender import Query
 from serving.trace import Move, trace
@@ -75,8 +77,48 @@ def test_a_trace_names_rule_after_rule() -> None:
     assert (told.hard, told.soft) == (("price 0",), ("boost 0", "pin 0", "pin 1", "pin 2"))
     assert told.gave_way == (
         "pin 1: gone is not in the bundle",
-        f"pin 2: {plain[1]} does not pass the hard rules",
+        f'pin 2: {plain[1]} does not pass the rule "price 0"',
     )
+
+
+def test_a_trace_tells_why_a_pin_does_not_stand() -> None:
+    """Each reason for what it is: off sale, excluded, filtered out, bought before, a rule, another pin."""
+    frame, on_sale = BUNDLE.catalog.frame.set_index(s.PRODUCT_ID), BUNDLE.catalog.on_sale(AT)
+    tea = [p for p, there in zip(IDS, on_sale, strict=True) if there and frame[s.CATEGORY][p] == "tea"]
+    other = next(p for p, there in zip(IDS, on_sale, strict=True) if there and frame[s.CATEGORY][p] == "mugs")
+    gone = next(p for p, there in zip(IDS, on_sale, strict=True) if not there)
+    pinned = [gone, tea[0], other, tea[1], tea[2], tea[3], tea[4], tea[3], tea[5]]
+    slots = [1, 1, 1, 1, 1, 1, 1, 2, 2]
+    content = {
+        "price": [{"product_id": [tea[2]], "max": 0.5}],
+        "pin": [{"product_id": p, "slot": slot} for p, slot in zip(pinned, slots, strict=True)],
+    }
+    query = Query(at=AT, n=3, exclude=(tea[0],), filters=Filters(category=("tea",)))
+    told = trace(under(content), query, state([(tea[1], s.PURCHASE, 3.0)]))
+    assert [one.product_id for one in told.products if one.rank][:2] == [tea[3], tea[5]]
+    assert told.gave_way == (
+        f"pin 0: {gone} is not on sale"
+        + (" and is filtered out by the request" if frame[s.CATEGORY][gone] != "tea" else ""),
+        f"pin 1: {tea[0]} is excluded by the request",
+        f"pin 2: {other} is filtered out by the request",
+        f"pin 3: {tea[1]} was bought before (purchased: exclude)",
+        f'pin 4: {tea[2]} does not pass the rule "price 0"',
+        f'pin 6: {tea[4]} gives way to "pin 5", which has slot 1',
+        f'pin 7: {tea[3]} stands in slot 1 already, by "pin 5"',
+    )
+
+
+def test_rules_that_move_nothing_are_told_as_such_and_others_as_ever() -> None:
+    """A boost of what is not drawn, a pin that cannot stand: the steps after them go on from where it was."""
+    plain = PLAIN.answer(Query(at=AT, n=5), CustomerState()).product_ids
+    content = {
+        "boost": [{"product_id": ["gone"], "factor": 5.0}, {"product_id": [plain[4]], "factor": 100.0}],
+        "pin": [{"product_id": "gone", "slot": 1}, {"product_id": plain[3], "slot": 2}],
+    }
+    told = trace(under(content), Query(at=AT, n=5), CustomerState())
+    moves = {one.product_id: one.moves for one in told.products if one.moves}
+    assert moves[plain[4]] == (Move("boost 1", 5, 1),)
+    assert moves[plain[3]] == (Move("boost 1", 4, 5), Move("pin 1", 5, 2))
 
 
 def test_without_rules_a_trace_has_the_candidates_alone() -> None:

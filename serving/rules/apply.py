@@ -91,6 +91,7 @@ class Arrangement:
         request_id
             Seeds exploration; None: nothing is explored.
         """
+        soft = soft.standing(allowed, n)
         deep = max(DEPTH * n, LEAST) if soft.chooses else n + len(soft.pins)
         draws.draw(allowed, n, deep)
         n = min(n, len(draws.products))  # fewer are drawn only where that is all

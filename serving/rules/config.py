@@ -3,25 +3,22 @@
 Each table of the file is one kind of rule; hard ones (``price``, ``eligibility``, ``age``, ``due``) say what may be
 shown at all, soft ones (``pin``, ``boost``, ``cap``, ``diversity``, ``new``, ``explore``) how an answer is ordered.
 Here is only what can be judged without a catalog; whether a category or an attribute exists is judged where rules
-are bound to a bundle.
+are bound to a bundle; how a file is read is in ``serving.rules.file``.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeVar
 
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from serving.errors import ConfigError
 from serving.filtering import Scalar
-from serving.validation import InvalidRequest, parse, sentence, shown
+from serving.validation import sentence, shown
 
 MAX_SLOT: Final = 100
 
@@ -38,6 +35,7 @@ def _values(value: Any) -> tuple[Scalar, ...]:
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
 Names = Annotated[list[Name], Field(min_length=1)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Values = Annotated[tuple[Scalar, ...], BeforeValidator(_values)]
 Slot = Annotated[int, Field(ge=1, le=MAX_SLOT)]
@@ -92,8 +90,8 @@ class Selected(Rule):
 class Price(Selected):
     """Hard: the selected products are shown only at prices within a band, both ends included."""
 
-    min: Number | None = None
-    max: Number | None = None
+    min: Amount | None = None
+    max: Amount | None = None
     without_price: Unknown = "hide"
 
     @model_validator(mode="after")
@@ -139,8 +137,8 @@ class Age(Selected):
     ``years`` names the customers' attribute that holds the age, or ``born`` that of the day of birth (ISO 8601).
     """
 
-    min: Number | None = None
-    max: Number | None = None
+    min: Amount | None = None
+    max: Amount | None = None
     years: Name | None = None
     born: Name | None = None
     unknown_customer: Unknown = "hide"
@@ -181,7 +179,7 @@ class Pin(Rule):
 class Boost(Selected):
     """Soft: the selected products stand ``factor`` times higher: a product at place r moves to place r / factor."""
 
-    factor: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)]
+    factor: Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 class Cap(Rule):
@@ -244,52 +242,6 @@ class RulesFile(_Strict):
             held = getattr(self, kind)
             for rule in held if isinstance(held, list) else ():
                 yield kind, rule
-
-
-def read(path: Path) -> RulesFile:
-    """Read a file of rules.
-
-    Raises
-    ------
-    ConfigError
-        It is not there, no TOML, or says what no rule can say.
-    """
-    try:
-        told = path.read_bytes()
-    except FileNotFoundError:
-        raise ConfigError(f"expected rules in {path}, found no such file; write it or name another") from None
-    except OSError as error:
-        raise ConfigError(
-            f"expected rules in {path}, found {error.strerror or error}; see that it can be read"
-        ) from error
-    return parsed(told, path)
-
-
-def parsed(told: bytes, path: Path) -> RulesFile:
-    """Parse the bytes of ``path``; see ``read``."""
-    try:
-        content = tomllib.loads(told.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"expected TOML in UTF-8 in {path}, found: {error}; correct it") from error
-    try:
-        return parse(RulesFile, content)
-    except InvalidRequest as error:
-        raise ConfigError(f"{error.message}{_place(content, error.field)}; correct {path}") from None
-
-
-def _place(content: dict[str, object], field: str | None) -> str:
-    """Return where a misfit is: the field, and the name of its rule where there is one."""
-    if field is None:
-        return ""
-    kind, _, rest = field.partition("[")
-    rules = content.get(kind)
-    number = rest.partition("]")[0]
-    if isinstance(rules, list) and number.isdigit() and int(number) < len(rules):
-        rule = rules[int(number)]
-        name = rule.get("name") if isinstance(rule, dict) else None
-        if isinstance(name, str):
-            return f" in {field} ({shown(name)})"
-    return f" in {field}"
 
 
 def _band(rule: Banded, least: float | None, most: float | None) -> Banded:

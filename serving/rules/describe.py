@@ -1,14 +1,14 @@
-"""Rules in words: what each does, whom it concerns, and how many products of a bundle it is about."""
+"""Rules in words: what each does, whom it concerns, and what it comes to."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from datetime import datetime
+from typing import Any
 
 from feature_repo import schema as s
-from serving.catalog import Catalog
+from serving.bundle import Bundle
 from serving.filtering import Scalar
 from serving.rules.config import (
     Age,
@@ -25,32 +25,50 @@ from serving.rules.config import (
     Selected,
     Unknown,
 )
-from serving.rules.hard import selected
+from serving.rules.effects import Effects
 from serving.rules.rules import Rules
 
 
 @dataclass(frozen=True)
 class Described:
-    """One rule in words; ``products`` is how many of the bundle it is about."""
+    """One rule in words, and what it comes to (``serving.rules.effects.Effect``)."""
 
     kind: str
     name: str
     does: str
     whom: str
     products: int
+    shown: tuple[int, int] | None = None
+    warnings: tuple[str, ...] = ()
 
 
-def described(rules: Rules, catalog: Catalog) -> list[Described]:
-    """Return every rule in words, in the order in which they are applied."""
-    told = [
-        Described(kind, rule.name, does(rule), whom(rule), _products(rule, catalog))
-        for kind, rule in rules.file.named()
-    ]
+def described(
+    rules: Rules, bundle: Bundle, *, at: datetime, customers: Sequence[Mapping[str, Any]] = ()
+) -> list[Described]:
+    """Return every rule in words, in the order in which they are applied.
+
+    Parameters
+    ----------
+    rules
+        Bound to the bundle.
+    bundle
+        What is recommended from.
+    at
+        The instant at which products are on sale and rules have ended.
+    customers
+        Rows of some customers, on whom hard rules are tried.
+    """
+    effects = Effects(rules, bundle, at, customers)
+    told = []
+    for kind, rule in rules.file.named():
+        effect = effects.of(rule)
+        told.append(
+            Described(kind, rule.name, does(rule), whom(rule), effect.products, effect.shown, effect.warnings)
+        )
     due = rules.file.due
     if due is not None:
-        told.append(
-            Described("due", "due", _due(due), "purchased: due", _of_categories(list(due.days), catalog))
-        )
+        products = int(bundle.catalog.frame[s.CATEGORY].isin(list(due.days)).sum())
+        told.append(Described("due", "due", _due(due), "purchased: due", products))
     return told
 
 
@@ -133,17 +151,3 @@ def _band(least: float | None, most: float | None) -> str:
     if least is None:
         return f"up to {most:g}"
     return f"from {least:g}" if most is None else f"from {least:g} to {most:g}"
-
-
-def _products(rule: Rule, catalog: Catalog) -> int:
-    if isinstance(rule, Pin):
-        return int(rule.product_id in catalog.index)
-    if isinstance(rule, Cap):
-        return _of_categories(rule.category, catalog)
-    about = selected(rule, catalog) if isinstance(rule, Selected) else None
-    return len(catalog) if about is None else int(np.count_nonzero(about))
-
-
-def _of_categories(categories: Sequence[str] | None, catalog: Catalog) -> int:
-    column = catalog.frame[s.CATEGORY]
-    return int((column.notna() if categories is None else column.isin(list(categories))).sum())

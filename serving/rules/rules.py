@@ -8,11 +8,12 @@ over.
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -22,19 +23,34 @@ from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.recent import DAY_US
 from serving.bundle import Bundle
-from serving.catalog import Catalog
 from serving.errors import ConfigError
-from serving.filtering import Mask, Numbers
+from serving.filtering import Column, Mask
 from serving.rules.apply import compiled
 from serving.rules.choice import Categories
-from serving.rules.config import Age, Boost, Cap, Eligibility, New, Rule, RulesFile, Selected, read
+from serving.rules.config import (
+    Age,
+    Boost,
+    Cap,
+    Diversity,
+    Eligibility,
+    Explore,
+    New,
+    Pin,
+    Rule,
+    RulesFile,
+)
+from serving.rules.file import read
+from serving.rules.fit import check_customer, check_products
 from serving.rules.hard import Hard, selected
+from serving.rules.holding import Holding
 from serving.rules.rhythm import Rhythm
 from serving.rules.soft import NO_NUMBERS, Exploring, Fresh, Soft
 from serving.subject import Bought
-from serving.validation import shown
 
-_TOLD: Final = 12
+R = TypeVar("R", bound=Rule)
+
+#: Factors of several boosts together move a product no further.
+_MOST: Final = 1e100
 
 
 class Asked(NamedTuple):
@@ -63,7 +79,7 @@ class Rules:
     """
 
     def __init__(self, file: RulesFile, bundle: Bundle) -> None:
-        _check(file, bundle.catalog)
+        check_products(file, bundle.catalog)
         self.file = file
         self._catalog = bundle.catalog
         self.hard = Hard(file, bundle.catalog)
@@ -76,11 +92,14 @@ class Rules:
         self.ordering: tuple[Rule, ...] = (
             *file.boost, *file.cap, *file.diversity, *file.pin, *file.new, *file.explore
         )  # fmt: skip
+        self._holding = Holding(self.ordering, tuple[Rule, ...])
         self._edition: object = None
-        self._held: dict[tuple[int, ...], Soft] = {}
-        self._unrestricted = _unrestricted(self.ordering)
+        self._columns: tuple[Column, ...] = ()
+        self._soft = Holding(self.ordering, self.resolved)
         if self.ordering:
-            compiled()  # before the first answer
+            compiled()  # before the first answer, as what holds for all who are nobody in particular
+            as_of = bundle.manifest.data.as_of
+            self.soft(Asked(as_of, None, "", {}))
 
     def category_of(self, product: int) -> str | None:
         """Return the category of a product; None without one."""
@@ -100,14 +119,15 @@ class Rules:
     def hard_alone(self) -> Rules:
         """Return the same rules of the same file without those that order."""
         other = copy.copy(self)
-        other.ordering, other._unrestricted, other._held = (), (), {}
+        other.ordering = ()
+        other._holding, other._soft = Holding((), tuple[Rule, ...]), Holding((), self.resolved)
         return other
 
-    def check_customers(self, attributes: Collection[str]) -> None:
-        """Raise ``ConfigError`` where a rule asks for an attribute of customers that is not among ``attributes``."""
+    def check_customers(self, attributes: Mapping[str, str]) -> None:
+        """Raise ``ConfigError`` where a rule asks of customers what they do not have (``FeatureReader.attributes``)."""
         for rule in self.hard.rules:
             if isinstance(rule, Eligibility | Age):
-                _known(rule.customer, attributes, "an attribute of the customers", rule.name)
+                check_customer(rule, attributes, self._catalog)
 
     def passing(self, on_sale: Mask, asked: Asked) -> Mask:
         """Return which products (products,) are on sale and pass the hard rules; see ``Hard.passing``."""
@@ -119,35 +139,34 @@ class Rules:
             return self._catalog.repurchase_days[bought.products]
         return self._rhythm.days(bought)
 
-    def soft(self, asked: Asked, *, only: Collection[Rule] | None = None) -> Soft:
-        """Return the soft rules of a request; ``only`` some of them, for who wants to see what each does."""
-        holding = self._unrestricted
-        if only is not None or holding is None:
-            holding = tuple(
-                place
-                for place, rule in enumerate(self.ordering)
-                if rule.holds(asked.at, asked.surface, asked.segment) and (only is None or rule in only)
-            )
+    def holding(self, asked: Asked) -> tuple[Rule, ...]:
+        """Return the soft rules that hold for a request, in the order in which they are applied."""
+        return self._holding.of(asked.at, asked.surface, asked.segment)
+
+    def soft(self, asked: Asked) -> Soft:
+        """Return what the soft rules of a request come to."""
         edition = self._catalog.edition
         if edition is not self._edition:
-            self._held, self._edition = {}, edition
-        kept, soft = self._held, self._held.get(holding)
-        if soft is None:
-            soft = kept[holding] = self._resolved([self.ordering[place] for place in holding])
-        return soft
+            columns = tuple(self._catalog.column(name) for name in self._chosen_by)
+            if any(new is not old for new, old in zip(columns, self._columns, strict=False)):
+                self._soft = self._soft.anew()
+            self._edition, self._columns = edition, columns
+        return self._soft.of(asked.at, asked.surface, asked.segment)
 
-    def _resolved(self, rules: Sequence[Rule]) -> Soft:
-        """Return what rules that hold together come to; of several about the same thing the first wins."""
-        kinds = ("pin", "boost", "cap", "diversity", "new", "explore")
-        file = self.file.model_copy(
-            update={kind: [rule for rule in getattr(self.file, kind) if rule in rules] for kind in kinds}
-        )
-        explore, new = next(iter(file.explore), None), next(iter(file.new), None)
+    @cached_property
+    def _chosen_by(self) -> tuple[str, ...]:
+        """The attributes that choose the products of boosts: what else changes in the catalog changes no order."""
+        return tuple(sorted({name for rule in self.file.boost for name in rule.attributes}))
+
+    def resolved(self, rules: Sequence[Rule]) -> Soft:
+        """Return what soft rules that hold together come to; of several of a kind of which one counts, the first."""
+        boosts, caps = _of(Boost, rules), _of(Cap, rules)
+        diverse, new, explore = _first(Diversity, rules), _first(New, rules), _first(Explore, rules)
         return Soft(
-            factors=self._factors(file.boost) if file.boost else NO_NUMBERS,
-            pins=tuple(self._pins(file).items()),
-            limits=self._limits(file.cap) if file.cap else NO_NUMBERS,
-            trade_off=file.diversity[0].trade_off if file.diversity else 1.0,
+            factors=self._factors(boosts) if boosts else NO_NUMBERS,
+            pins=self._pins(_of(Pin, rules)),
+            limits=self._limits(caps) if caps else NO_NUMBERS,
+            trade_off=1.0 if diverse is None else diverse.trade_off,
             fresh=None if new is None else self._fresh(new),
             exploring=None
             if explore is None
@@ -156,34 +175,45 @@ class Rules:
             ),
         )
 
+    def steps(self, rules: Sequence[Rule]) -> Iterator[Soft]:
+        """Yield what the first of ``rules``, in the order of ``ordering``, come to: none, one, two and so on."""
+        soft, others = Soft(), list[Rule]()
+        yield soft
+        for rule in rules:
+            if isinstance(rule, Boost):
+                soft = replace(soft, factors=self._factors([rule], soft.factors))
+            elif isinstance(rule, Pin):
+                soft = replace(soft, pins=(*soft.pins, *self._pins([rule])))
+            else:
+                others.append(rule)
+                soft = replace(self.resolved(others), factors=soft.factors, pins=soft.pins)
+            yield soft
+
     def _fresh(self, rule: New) -> Fresh:
         return Fresh(rule.at_least, int(rule.days * DAY_US), self._catalog.launched)
 
-    def _pins(self, file: RulesFile) -> dict[int, int]:
-        pins: dict[int, int] = {}
-        for rule in file.pin:
-            product = self._catalog.index.get(rule.product_id)
-            if product is not None and rule.slot - 1 not in pins and product not in pins.values():
-                pins[rule.slot - 1] = product
-        return pins
+    def _pins(self, pins: Sequence[Pin]) -> tuple[tuple[int, int], ...]:
+        index = self._catalog.index
+        return tuple((pin.slot - 1, index[pin.product_id]) for pin in pins if pin.product_id in index)
 
-    def _factors(self, boosts: Sequence[Boost]) -> NDArray[np.float64]:
-        factors = np.ones(len(self._catalog))
+    def _factors(
+        self, boosts: Sequence[Boost], before: NDArray[np.float64] = NO_NUMBERS
+    ) -> NDArray[np.float64]:
+        factors = before.copy() if len(before) else np.ones(len(self._catalog))
         for rule in boosts:
             about = selected(rule, self._catalog)
-            factors[slice(None) if about is None else about] *= rule.factor
+            factors[about] = np.clip(factors[about] * rule.factor, 1.0 / _MOST, _MOST)
         return factors
 
     def _limits(self, caps: Sequence[Cap]) -> NDArray[np.float64]:
         limits = np.full(len(self._codes) + 1, np.inf)
         for rule in caps:
-            for category in self._codes if rule.category is None else rule.category:
-                code = self._codes[category]
-                limits[code] = min(limits[code], rule.at_most)
+            about = slice(-1) if rule.category is None else [self._codes[name] for name in rule.category]
+            limits[about] = np.minimum(limits[about], rule.at_most)
         return limits
 
 
-def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Collection[str] | None = None) -> Rules:
+def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Mapping[str, str] | None = None) -> Rules:
     """Read a file of rules and bind it to a bundle.
 
     Parameters
@@ -193,13 +223,14 @@ def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Collection[st
     bundle
         What will be recommended from.
     customer_attributes
-        Names of the attributes that are known of customers (``FeatureReader.attributes``); None: they are not
-        checked, and a customer of whom an attribute is not known is treated as the rule says.
+        The attributes that are known of customers, and what each holds (``FeatureReader.attributes``); None: they are
+        not checked, and a customer of whom an attribute is not known is treated as the rule says.
 
     Raises
     ------
     ConfigError
-        The file does not fit its model, or names a category or an attribute that there is not.
+        The file does not fit its model, names a category or an attribute that there is not, or compares what no
+        two such values can be compared by.
     """
     file = read(path)
     try:
@@ -211,42 +242,9 @@ def load_rules(path: Path, bundle: Bundle, *, customer_attributes: Collection[st
     return rules
 
 
-def _unrestricted(rules: Sequence[Rule]) -> tuple[int, ...] | None:
-    """Return the places of rules that hold for every request; None where some do not."""
-    restrictions = ("surface", "segment", "starts_at", "ends_at")
-    if any(getattr(rule, name) is not None for rule in rules for name in restrictions):
-        return None
-    return tuple(range(len(rules)))
+def _of(kind: type[R], rules: Sequence[Rule]) -> list[R]:
+    return [rule for rule in rules if isinstance(rule, kind)]
 
 
-def _check(file: RulesFile, catalog: Catalog) -> None:
-    categories = {str(category) for category in catalog.frame[s.CATEGORY].dropna().unique()}
-    for _, rule in file.named():
-        if isinstance(rule, Selected | Cap):
-            for category in rule.category or ():
-                _known(category, categories, "a category of the bundle", rule.name)
-        if isinstance(rule, Selected):
-            for name, values in rule.attributes.items():
-                _known(name, catalog.attributes, "an attribute of the products", rule.name)
-                column = catalog.column(name)
-                if misfits := [value for value in values if not column.suits(value)]:
-                    raise ConfigError(
-                        f"expected {column.kind} for {name} in {shown(rule.name)}, found {shown(misfits[0])}"
-                    )
-        if isinstance(rule, Eligibility) and rule.product is not None:
-            _known(rule.product, [*catalog.attributes, s.PRICE], "an attribute of the products", rule.name)
-            if rule.compare != "equal" and not isinstance(catalog.column(rule.product), Numbers):
-                raise ConfigError(
-                    f"expected a product attribute of numbers to compare in {shown(rule.name)}, found texts in "
-                    f"{shown(rule.product)}"
-                )
-    for category in file.due.days if file.due is not None else ():
-        _known(category, categories, "a category of the bundle", "due")
-
-
-def _known(name: str, known: Collection[str], what: str, rule: str) -> None:
-    if name not in known:
-        there = sorted(known)
-        more = f" and {len(there) - _TOLD} more" if len(there) > _TOLD else ""
-        told = ", ".join(there[:_TOLD]) or "none"
-        raise ConfigError(f"expected {what} in {shown(rule)} (there are: {told}{more}), found {shown(name)}")
+def _first(kind: type[R], rules: Sequence[Rule]) -> R | None:
+    return next(iter(_of(kind, rules)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final
 
@@ -81,9 +81,10 @@ class Fresh:
 class Soft:
     """The soft rules of one request, resolved.
 
-    ``factors`` (products,) are those of all boosts together; ``pins`` are (slot from 0, product); ``limits`` are how
-    many products of each category an answer takes, by its code, the last for products without one; without boosts,
-    pins or caps these are empty. ``trade_off`` is the λ of diversity, 1 without.
+    ``factors`` (products,) are those of all boosts together; ``pins`` are (slot from 0, product), of which the first
+    that can stand has its slot (``standing``); ``limits`` are how many products of each category an answer takes, by
+    its code, the last for products without one; without boosts, pins or caps these are empty. ``trade_off`` is the λ
+    of diversity, 1 without.
     """
 
     factors: Floats = field(default_factory=lambda: NO_NUMBERS)
@@ -108,6 +109,29 @@ class Soft:
         """Whether they choose among more candidates than are shown."""
         moves = len(self.factors) > 0 or len(self.limits) > 0 or self.trade_off < 1.0
         return moves or self.fresh is not None
+
+    def standing(self, allowed: Mask, n: int) -> Soft:
+        """Return the same with those pins alone that stand in an answer of ``n`` slots of ``allowed`` (products,).
+
+        Pins come in their order: each has its slot if its product may be shown, stands nowhere yet, and the slot is
+        free. Where no two pins are about one slot or one product, they are left as they are.
+        """
+        if not self._has_rivals:
+            return self
+        slots, products = self.pinned
+        there = allowed.take(products) & (slots < min(n, int(np.count_nonzero(allowed))))
+        stands: dict[int, int] = {}
+        placed: set[int] = set()
+        for slot, product in zip(slots[there].tolist(), products[there].tolist(), strict=True):
+            if slot not in stands and product not in placed:
+                stands[slot] = product
+                placed.add(product)
+        return replace(self, pins=tuple(stands.items()))
+
+    @cached_property
+    def _has_rivals(self) -> bool:
+        slots, products = ({pin[part] for pin in self.pins} for part in (0, 1))
+        return min(len(slots), len(products)) < len(self.pins)
 
     @cached_property
     def pinned(self) -> tuple[Int64, Int32]:

@@ -11,7 +11,7 @@ from eval.experiment.counterfactual_results import CounterfactualReading
 from feature_repo import store as feature_store
 from feature_repo.tables import Tables
 from serving.experiments_file import Experiments
-from serving.rules.config import read as read_rules
+from serving.rules.file import read as read_rules
 from serving.settings import Settings
 from training.cli.experiment_data import exposures_of, interactions_of, known_until
 from training.cli.progress import Progress

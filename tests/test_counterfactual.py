@@ -450,7 +450,7 @@ def test_the_command_values_a_bundle_by_the_tables_and_features_as_they_were(
         (("live", "--counterfactual", "nextbest:none"), "expected --counterfactual with the tag"),
         (("live", "--counterfactual", tag, "--metric", "purchases per exposure"), "with --counterfactual"),
         (("live", "--counterfactual", tag, "--rules", tmp_path / "none.toml"), "found no such file"),
-        (("live", "--clip", "3"), "with --counterfactual, found none"),
+        (("live", "--clip", "3"), "--clip with --counterfactual only, found it without"),
         (("other", "--counterfactual", tag), "found none; correct the name"),
     ):
         refused = run("experiment", *wrong, "--tables", shop.tables)

@@ -132,6 +132,7 @@ def value_slots(
     name: str,
     now: pd.Timestamp,
     window_days: int,
+    immature: bool = False,
     made_at: datetime | None = None,
     seed: int = 0,
 ) -> CounterfactualReading:
@@ -146,7 +147,7 @@ def value_slots(
         What was asked; what is not among the slots.
     usual_weight
         What ``weight_of_usual`` found over the whole log.
-    name, now, window_days, made_at
+    name, now, window_days, immature, made_at
         As in ``reading.read``.
 
     Raises
@@ -166,6 +167,7 @@ def value_slots(
         clip=asked.clip,
         resamples=asked.resamples,
         now=instant_of(now),
+        immature=immature,
     )
     chances = Chances(
         weight=usual_weight[0],

@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from eval.experiment.comparison import CONVERSION
 from eval.experiment.results import Change, GuardrailRow, Look, MetricRow, Reading, SliceRow
-from eval.experiment.verdict import signed
+from eval.experiment.settings_told import settings_told
+from eval.experiment.words import signed, unmeasured
 from eval.page import environment
 from eval.report.look import p_value, percent
 from eval.report.svg import Line, Range, lines, ranges
@@ -47,6 +48,12 @@ def render_experiment(reading: Reading) -> str:
             metric_chart=_metric_chart(reading.metrics, colour),
             guardrails=[_guardrail(row) for row in reading.guardrails],
             slices=_slices(reading.slices, alpha),
+            unmeasured=[
+                name + (f" ({variant})" if len(treatments) > 1 else "")
+                for variant in treatments
+                for name in unmeasured(reading.guardrails, variant)
+            ],
+            asked=settings_told(setting),
             several=len(treatments) > 1,
             charts=[
                 {"variant": name, "chart": _over_time(reading.looks, name, colour)} for name in treatments
@@ -80,16 +87,14 @@ def _metric_chart(rows: Sequence[MetricRow], colour: dict[str, str]) -> Any:
     drawn = [
         Range(
             f"{row.metric} ({row.variant})",
-            row.change.relative_low,
-            row.change.relative,
-            row.change.relative_high,
+            share[1],
+            share[0],
+            share[2],
             colour[row.variant],
             strong=row.decides,
         )
         for row in rows
-        if row.change.relative is not None
-        and row.change.relative_low is not None
-        and row.change.relative_high is not None
+        if (share := row.change.share) is not None
     ]
     return ranges(
         drawn,
@@ -153,9 +158,10 @@ def _over_time(looks: Sequence[Look], variant: str, colour: dict[str, str]) -> A
 
 
 def _relative(change: Change) -> str:
-    if change.relative is None or change.relative_low is None or change.relative_high is None:
-        return "–"
-    return f"{signed(change.relative)} [{signed(change.relative_low)}, {signed(change.relative_high)}]"
+    if change.share is None:
+        return "too uncertain to tell"
+    relative, low, high = change.share
+    return f"{signed(relative)} [{signed(low)}, {signed(high)}]"
 
 
 def _figure(value: float) -> str:

@@ -83,5 +83,6 @@ def value(
         name=name,
         now=now,
         window_days=window_days,
+        immature=immature,
         made_at=made_at,
     )

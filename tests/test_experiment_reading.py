@@ -243,6 +243,38 @@ def test_while_days_are_not_over_nothing_is_decided(truth: dict) -> None:
     assert "change nothing and read again later" in page and "end the experiment" not in page
 
 
+def test_groups_are_told_in_words_and_few_of_them() -> None:
+    frames = planted(customers=12_000, lift=0.6)
+    number = frames[s.CUSTOMERS][s.CUSTOMER_ID].str[1:].astype(int)
+    kinds = frames[s.CUSTOMERS].assign(
+        consent=number % 2 == 0,
+        **{f"kind{i}": (number // 2**i % 2).map({0: "a", 1: "b"}) for i in range(1, 6)},
+    )
+    found = reading(Asked(EVEN, margins=LOOSE), customers=12_000, lift=0.6, attributes=kinds)
+    assert {row.value for row in found.slices if row.dimension == "consent"} == {"yes", "no"}
+    told = [reason for reason in found.verdict.reasons if reason.startswith("Where ")]
+    sure = [row for row in found.slices if row.p_holm is not None and row.p_holm < 0.05]
+    assert len(told) == 3 < len(sure)
+    assert f"It is sure in {len(sure) - 3} more of {len(found.slices)} groups" in " ".join(
+        found.verdict.reasons
+    )
+
+
+def test_the_page_tells_how_it_was_read() -> None:
+    page = render_experiment(early(customers=3000))
+    for option in (
+        "--immature",
+        "--smallest",
+        "--window",
+        "--metric",
+        "--margin",
+        "--since",
+        "--expected",
+        "--past",
+    ):
+        assert f"({option})" in page
+
+
 def test_a_verdict_names_what_was_measured_and_what_was_not() -> None:
     found = reading(Asked(EVEN, margins=LOOSE), customers=12_000, lift=0.3, returns=0.0)
     assert found.verdict.decision == "ship"
@@ -275,8 +307,8 @@ def test_a_broken_guardrail_outweighs_a_lift() -> None:
     assert state["coverage"] == "broken"
     assert found.verdict.decision == "keep"
     assert re.search(
-        r"coverage got worse by more than is put up with \(fewer different products are shown: 25.0 % of all that were "
-        r"shown, with control 100.0 % of all that were shown\); conversion with",
+        r"coverage got worse by more than is put up with \(fewer different products are shown: 25.0 % of all products "
+        r"shown, with control 100.0 % of all products shown\); conversion with",
         found.verdict.sentence,
     )
     assert any("that limit is --margin coverage=0.1" in reason for reason in found.verdict.reasons)
@@ -400,7 +432,7 @@ def test_the_page_holds_itself_and_trusts_no_text() -> None:
     assert "<b>x" not in page and "&lt;b&gt;x" in page
     assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
     assert 'name="viewport"' in page
-    assert page.count("<table") == page.count('<div class="scroll"')  # wide tables scroll, the page does not
+    assert page.count("<table") == page.count('<div class="scroll')  # wide tables scroll, the page does not
 
 
 SHARES = ("--shares", "control=0.5,treatment=0.5")

@@ -302,7 +302,7 @@ def _check(slots: pd.DataFrame, left_out: LeftOut) -> None:
         raise DataError(
             "expected slots that chance decided, of answers whose bundle and rules are still here and whose days are "
             f"over, found none ({left_out.gone:,} without bundle or rules, {left_out.immature:,} too young); name "
-            "the rules with --rules, wait, or give fewer --window days"
+            "the rules with --rules, or wait"
         )
     if len(slots) < LEAST_REBUILT * made:
         raise DataError(

@@ -56,7 +56,7 @@ def figure(row: GuardrailRow, value: float) -> str:
     if row.guardrail == LATENCY:
         return f"{value:.3g} ms"
     return percent(value) + (
-        " of all that were shown" if row.guardrail == COVERAGE else " of what was bought"
+        " of all products shown" if row.guardrail == COVERAGE else " of what was bought"
     )
 
 

@@ -28,6 +28,8 @@ from eval.experiment.reading import Asked, read
 from eval.report.index import write_index
 from feature_repo import schema as s
 from feature_repo.tables import Tables
+from serving.errors import ConfigError
+from serving.experiments_file import LIVE
 from serving.settings import Settings
 from training.cli.experiment_counterfactual import rules_of, value
 from training.cli.experiment_data import (
@@ -187,6 +189,11 @@ def experiment_command(
             )
         tell(settings, valued, as_json=as_json)
         return
+    if name == LIVE:
+        raise ConfigError(
+            f"expected --counterfactual BUNDLE with {LIVE}, which stands for answers outside experiments, found none; "
+            "name the bundle to value, or an experiment"
+        )
     exposures = exposures_of(directory, name, also=ALSO)
     mixed = is_interleaved(exposures, name)
     there = (exposures[c.EXPERIMENT] == name).any()

@@ -44,10 +44,10 @@ def render_experiment(reading: Reading) -> str:
             state=STATE[reading.verdict.decision],
             todo=TODO[reading.verdict.decision].format(variant=reading.verdict.variant),
             share_p=p_value(reading.shares.p),
-            metrics=[_metric(row, alpha) for row in reading.metrics],
+            metrics=[_metric(row, alpha, is_early=reading.is_early) for row in reading.metrics],
             metric_chart=_metric_chart(reading.metrics, colour),
-            guardrails=[_guardrail(row) for row in reading.guardrails],
-            slices=_slices(reading.slices, alpha),
+            guardrails=[_guardrail(row, is_early=reading.is_early) for row in reading.guardrails],
+            slices=_slices(reading.slices, 0.0 if reading.is_early else alpha),
             unmeasured=[
                 name + (f" ({variant})" if len(treatments) > 1 else "")
                 for variant in treatments
@@ -62,11 +62,14 @@ def render_experiment(reading: Reading) -> str:
     )
 
 
-def _metric(row: MetricRow, alpha: float) -> dict[str, Any]:
+def _metric(row: MetricRow, alpha: float, *, is_early: bool) -> dict[str, Any]:
     change = row.change
     left_out = change.low > 0 or change.high < 0
     sure = left_out if row.decides else row.p_holm is not None and row.p_holm < alpha
     word = "surely higher" if change.difference > 0 else "surely lower"
+    doubt = "may be chance"
+    if is_early:
+        sure, doubt = False, "too early to tell"
     return {
         "name": row.metric,
         "variant": row.variant,
@@ -79,7 +82,7 @@ def _metric(row: MetricRow, alpha: float) -> dict[str, Any]:
         "narrowed": "–" if row.narrowed is None else percent(row.narrowed),
         "p": p_value(change.p if row.p_holm is None else row.p_holm),
         "sure": sure,
-        "word": word if sure else "may be chance",
+        "word": word if sure else doubt,
     }
 
 
@@ -104,7 +107,7 @@ def _metric_chart(rows: Sequence[MetricRow], colour: dict[str, str]) -> Any:
     )
 
 
-def _guardrail(row: GuardrailRow) -> dict[str, Any]:
+def _guardrail(row: GuardrailRow, *, is_early: bool) -> dict[str, Any]:
     return {
         "name": row.guardrail,
         "variant": row.variant,
@@ -112,8 +115,8 @@ def _guardrail(row: GuardrailRow) -> dict[str, Any]:
         "treatment": _figure(row.treatment),
         "relative": _relative(row.change),
         "margin": f"{percent(row.margin, 0)} {'less' if row.guardrail == 'coverage' else 'more'}",
-        "badge": _BADGES[row.state],
-        "said": _SAID[row.state],
+        "badge": "WARN" if is_early else _BADGES[row.state],
+        "said": f"so far: {_SAID[row.state]}" if is_early else _SAID[row.state],
     }
 
 

@@ -231,3 +231,13 @@ class Reading(Written):
     looks: list[Look]
     plan: list[Plan]
     rare: list[str]
+
+    @property
+    def is_early(self) -> bool:
+        """Whether customers are read whose days are not over, so that nothing is sure."""
+        return is_early(self.setting, self.counts)
+
+
+def is_early(setting: Setting, counts: Counts) -> bool:
+    """Return whether customers are read whose days are not over."""
+    return setting.immature and counts.immature > 0

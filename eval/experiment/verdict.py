@@ -21,6 +21,7 @@ from eval.experiment.results import (
     Shares,
     SliceRow,
     Verdict,
+    is_early,
 )
 from eval.experiment.words import guards, left_out, past, sliced, too_early, unmeasured, words, worse
 from eval.report.look import p_value, percent
@@ -50,13 +51,14 @@ def verdict(
             sentence=f"Go on: {few} to tell {setting.control} from the other variants; {_wait_to_begin(plan)}.",
             reasons=told,
         )
+    early = is_early(setting, counts)
     rest = [
-        *guards(guardrails, setting, [row.variant for row in deciding]),
-        *sliced(slices, setting),
+        *guards(guardrails, setting, [row.variant for row in deciding], is_early=early),
+        *([] if early else sliced(slices, setting)),
         *told,
         *past(deciding),
     ]
-    if setting.immature and counts.immature:
+    if early:
         so_far = "; ".join(
             f"{row.metric} with {row.variant} is {words(row.change, setting.confidence)}" for row in deciding
         )

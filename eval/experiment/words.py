@@ -55,9 +55,7 @@ def figure(row: GuardrailRow, value: float) -> str:
     """Write the figure of a guardrail in its unit."""
     if row.guardrail == LATENCY:
         return f"{value:.3g} ms"
-    return percent(value) + (
-        " of all products shown" if row.guardrail == COVERAGE else " of what was bought"
-    )
+    return percent(value) + (" of all products shown" if row.guardrail == COVERAGE else " of what was bought")
 
 
 def unmeasured(guardrails: Sequence[GuardrailRow], variant: str) -> list[str]:
@@ -66,17 +64,21 @@ def unmeasured(guardrails: Sequence[GuardrailRow], variant: str) -> list[str]:
     return [name for name in MARGINS if name not in there]
 
 
-def guards(guardrails: Sequence[GuardrailRow], setting: Setting, variants: Sequence[str]) -> list[str]:
+def guards(
+    guardrails: Sequence[GuardrailRow], setting: Setting, variants: Sequence[str], *, is_early: bool
+) -> list[str]:
     """Say how each guardrail stands, which were not measured and why, and how a margin is changed."""
     said = {
         "holds": "that it got worse by as much as {} is ruled out",
         "broken": "it surely got worse by more than {}",
         "open": "whether it got worse by {} is not known yet",
     }
-    told = []
+    if is_early:
+        said |= {"holds": "it did not get worse by {}", "broken": "it got worse by more than {}"}
+    told, lead = [], "What must not get worse (so far), " if is_early else "What must not get worse, "
     for row in guardrails:
         sentence = (
-            f"What must not get worse, {row.guardrail}: {figure(row, row.control)} with {setting.control}, "
+            f"{lead}{row.guardrail}: {figure(row, row.control)} with {setting.control}, "
             f"{figure(row, row.treatment)} with {row.variant}; "
             f"{said[row.state].format(percent(row.margin, 0))}"
         )
@@ -112,7 +114,7 @@ def sliced(slices: Sequence[SliceRow], setting: Setting) -> list[str]:
     ]
     if len(sure) > _GROUPS_TOLD:
         told.append(
-            f"It is sure in {len(sure) - _GROUPS_TOLD} more of {len(slices)} groups of customers: see the report."
+            f"It is sure in {len(sure) - _GROUPS_TOLD} more of {len(slices)} groups: the report's table has all."
         )
     return told
 

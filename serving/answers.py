@@ -22,6 +22,7 @@ import orjson
 from feature_repo.recent import to_micros
 from serving.api import BatchRequest, RecommendRequest, SimilarRequest, answer
 from serving.catalog import Filters
+from serving.draft_trace import draft_trace
 from serving.errors import DataError
 from serving.events import Exposure, ExposureBuffer, Shown
 from serving.metrics import Metrics
@@ -160,9 +161,19 @@ class Answers:
             choice = self._choice(asked, query, served) or served.choices([query], query.surface)[0]
             recommender = choice.recommender
             with _filters_refused(recommender, query.filters):
-                told = trace(recommender, query, recommender.states([query])[0])
-            about = {"request_id": query.request_id, "experiment": choice.experiment}
-            return orjson.dumps({**about, "variant": choice.variant, "trace": told.to_json()})
+                draft = draft_trace(choice, query)
+                told = (
+                    trace(recommender, query, recommender.states([query])[0])
+                    if draft is None
+                    else next(iter(draft.lists.values()))
+                )
+            about = {
+                "request_id": query.request_id,
+                "experiment": choice.experiment,
+                "variant": choice.variant,
+            }
+            drafted = None if draft is None else draft.to_json()
+            return orjson.dumps({**about, "trace": told.to_json(), "draft": drafted})
 
         return await self._in_thread(work)
 

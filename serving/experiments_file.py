@@ -51,17 +51,26 @@ from pydantic import (
 
 from serving.bundle import NAME
 from serving.errors import ConfigError
+from serving.toml_place import place
 from serving.validation import shown
 
 #: The experiment and the variant that answers to customers of the holdout name.
 HOLDOUT: Final = "holdout"
 FALLBACK: Final = "fallback"
+#: What answers outside experiments are called where they are read.
+LIVE: Final = "live"
 #: What stands for the file's content where there is no file.
 NO_FILE: Final = "none"
 #: The kind of experiment in which everybody sees two variants mixed.
 INTERLEAVE: Final = "interleave"
 #: The variant that their answers are of.
 INTERLEAVED: Final = "interleaved"
+
+_TAKEN: Final = {HOLDOUT: "the holdout", LIVE: "answers outside experiments"}
+_NO_VARIANT: Final = {
+    INTERLEAVED: "that of answers made of two",
+    FALLBACK: "that by which testers ask for the holdout",
+}
 
 Value = str | bool | int | float
 Name = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=64)]
@@ -141,14 +150,16 @@ class Experiment(_Strict):
     @model_validator(mode="after")
     def _sound(self) -> Experiment:
         _distinct("variants", [variant.name for variant in self.variants])
-        if self.name == HOLDOUT:
-            raise ValueError(f"expected another name than {shown(HOLDOUT)}, which is that of the holdout")
+        if self.name in _TAKEN:
+            raise ValueError(
+                f"expected another name than {shown(self.name)}, which is that of {_TAKEN[self.name]}"
+            )
         if self.variants[0].shadow:
             raise ValueError("expected the first variant, the control, to be shown, found it a shadow")
         for variant in self.variants:
-            if variant.name == INTERLEAVED:
+            if variant.name in _NO_VARIANT:
                 raise ValueError(
-                    f"expected another name than {shown(INTERLEAVED)} for a variant: that of answers made of two"
+                    f"expected another name than {shown(variant.name)} for a variant: {_NO_VARIANT[variant.name]}"
                 )
         if self.is_interleaved:
             if len(self.variants) != 2:
@@ -240,14 +251,15 @@ def _explained(error: ValidationError, values: dict[str, Any]) -> str:
     # a key that is misspelt is missing, too: the misspelling says more
     first = next((one for one in errors if one["type"] == "extra_forbidden"), errors[0])
     kind, at, found = first["type"], first["loc"], first.get("input")
-    where = _place(at, values)
+    where = place(at, values)
     if kind == "extra_forbidden":
         return _unknown(at)
     if kind == "missing":
-        return f"expected the key {at[-1]} in {_place(at[:-1], values) or 'the file'}, found none"
+        return f"expected the key {at[-1]} in {place(at[:-1], values) or 'the file'}, found none"
     if kind == "value_error":
         told = str(first["ctx"]["error"])
-        return f"{where}: {told}" if "found" in told else f"{where}: {told}, found {shown(found)}"
+        told = told if "found" in told else f"{told}, found {shown(found)}"
+        return f"{where}: {told}" if where else told
     expected = {
         "string_type": "a text",
         "string_pattern_mismatch": "letters, digits, dots, dashes and underscores",
@@ -266,25 +278,6 @@ def _explained(error: ValidationError, values: dict[str, Any]) -> str:
         "too_short": "at least one entry",
     }.get(kind, first["msg"])
     return f"{where}: expected {expected}, found {shown(found)}"
-
-
-def _place(at: tuple[int | str, ...], values: Any) -> str:
-    """Return where something is, by the names that were given: ``experiments ranked, variants trees, weight``."""
-    parts: list[str] = []
-    for part in at:
-        values = values[part] if _has(values, part) else None
-        if isinstance(part, int) and parts:
-            named = values.get("name") if isinstance(values, dict) else None
-            parts[-1] += f" {named}" if isinstance(named, str) else f" number {part + 1}"
-        else:
-            parts.append(str(part))
-    return ", ".join(parts)
-
-
-def _has(values: Any, part: int | str) -> bool:
-    if isinstance(values, list):
-        return isinstance(part, int) and part < len(values)
-    return isinstance(values, dict) and part in values
 
 
 def _unknown(at: tuple[int | str, ...]) -> str:

@@ -19,6 +19,7 @@ from itertools import product
 from pathlib import Path
 from typing import Final
 
+from serving.dropped_rules import dropped_rules
 from serving.errors import BundleError, ConfigError
 from serving.making import Attributes, Bind, Load, Maker, bound, told
 from serving.served import Served
@@ -186,6 +187,8 @@ class Follower:
             state.rules.digest,
             state.plan.digest,
         )
+        for sentence in dropped_rules(state.rules, state.plan):
+            log.warning("%s", sentence)
 
     def _follow(self) -> None:
         while not self._stop.wait(self._poll_seconds):

@@ -98,6 +98,7 @@ _TRACE: Final = {
             }
         ],
     },
+    "draft": None,
 }
 
 
@@ -156,7 +157,8 @@ ENDPOINTS: Final = (
     Endpoint(
         "/v1/trace",
         "trace",
-        "How an answer comes about: candidates, what each rule did to them, propensities; for this machine alone",
+        "How an answer comes about: candidates, what each rule did to them, propensities, whose "
+        "pick each product of an interleaved answer is; for this machine alone",
         TraceRequest,
         TraceResponse,
         example={"customer_id": "17850", "n": 1, "context": {"surface": "home"}},

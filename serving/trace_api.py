@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from serving.api import Id, RecommendRequest
+from serving.draft_trace import DraftTrace
 from serving.trace import Trace
 
 
@@ -15,9 +16,14 @@ class TraceRequest(RecommendRequest):
 
 
 class TraceResponse(BaseModel):
-    """Who answered, and what each rule did to each candidate (see ``Trace``)."""
+    """Who answered, and what each rule did to each candidate (see ``Trace``).
+
+    An interleaved answer is in ``draft``: whose pick each product is, and the trace of each list; ``trace`` is then
+    that of the control's.
+    """
 
     request_id: str
     experiment: str | None
     variant: str | None
     trace: Trace
+    draft: DraftTrace | None

@@ -39,8 +39,9 @@ from tests.builders import AS_OF
 from tests.planted_slots import EPSILON, FILE, Planted, bundles, planted_log, under_rules
 from tests.test_cli import Run, run
 from tests.tiny_shop import Shop as TinyShop
-from training.counterfactual import Logged, Recommenders, logged_slots, rules_hash, target_of
+from training.counterfactual import Logged, check_ripe, logged_slots
 from training.dataset import states_at
+from training.logged_bundles import Recommenders, rules_hash, target_of
 
 __all__ = ["run"]
 
@@ -203,6 +204,25 @@ def test_right_chances_are_refused_as_rarely_as_promised() -> None:
         alarms += weight_of_usual(p, rng.random(600) < p, units)[1] < 0.005
     # four standard errors of .005 over 2,000, and a little for normal tails
     assert alarms / repetitions < 0.005 + 4 * np.sqrt(0.005 / repetitions)
+
+
+def test_a_log_that_is_too_young_is_refused_before_anything_is_built(shop: Shop) -> None:
+    asked = AskedCounterfactual(shop.other.tag)
+    first = shop.log.exposures[s.AT].min()
+
+    def check(days: float, window: int, *, immature: bool = False) -> None:
+        now = (first + pd.Timedelta(days=days)).to_pydatetime()
+        check_ripe(shop.log.exposures, asked, now=now, window_days=window, immature=immature)
+
+    over = first + pd.Timedelta(days=7)
+    with pytest.raises(
+        DataError, match=f"7 days are over .* the first are over at {over:%Y-%m-%d %H:%M} UTC, give --w"
+    ):
+        check(2.5, 7)
+    with pytest.raises(DataError, match=r"first are over at [-0-9]+ [:0-9]+ UTC, or add --immature"):
+        check(0.5, 1)  # no window is shorter
+    check(2.5, 7, immature=True)
+    check(7.5, 7)
 
 
 def test_requests_that_cannot_be_made_again_are_left_out_and_counted(shop: Shop) -> None:
@@ -447,10 +467,10 @@ def test_the_command_values_a_bundle_by_the_tables_and_features_as_they_were(
     assert words.out.startswith(f"Keep what is shown now: {tag} would show the same in all")
     assert "What would nextbest:" in Path(words.out.splitlines()[-1].removeprefix("report: ")).read_text()
     for wrong, wanted in (
-        (("live", "--counterfactual", "nextbest:none"), "expected --counterfactual with the tag"),
+        (("live", "--counterfactual", "nextbest:none"), f"(there are: {tag}), found 'nextbest:none'"),
         (("live", "--counterfactual", tag, "--metric", "purchases per exposure"), "with --counterfactual"),
         (("live", "--counterfactual", tag, "--rules", tmp_path / "none.toml"), "found no such file"),
-        (("live", "--clip", "3"), "with --counterfactual, found none"),
+        (("live", "--clip", "3"), "expected --counterfactual BUNDLE with live"),
         (("other", "--counterfactual", tag), "found none; correct the name"),
     ):
         refused = run("experiment", *wrong, "--tables", shop.tables)

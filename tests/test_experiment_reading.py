@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from eval.experiment.looks import EveryLook, OneLook
 from eval.experiment.moments import Estimate, Moments
 from eval.experiment.page import render_experiment
 from eval.experiment.reading import Asked, read
-from eval.experiment.results import Reading
+from eval.experiment.results import Change, Reading
+from eval.experiment.words import words
 from feature_repo import schema as s
 from feature_repo.errors import ConfigError, DataError
 from tests.planted_experiment import BEGUN, NAME, planted, written
@@ -209,6 +211,89 @@ def test_an_effect_worth_having_is_ruled_out() -> None:
     assert "50.0 % is ruled out" in found.verdict.sentence
 
 
+def early(**truth: object) -> Reading:
+    """Read a planted experiment after six days, when nobody has had their fourteen."""
+    frames = planted(**truth)  # type: ignore[arg-type]
+    now = BEGUN + 6 * DAY
+    found = c.enrol(frames["exposures"], frames[s.INTERACTIONS], NAME, now=now, immature=True)
+    return read(
+        found,
+        frames["exposures"],
+        Asked(EVEN, margins=LOOSE),
+        name=NAME,
+        now=now,
+        window_days=14,
+        past_days=56,
+        immature=True,
+    )
+
+
+@pytest.mark.parametrize("truth", [{"lift": 1.5}, {"lift": -0.8}, {"lift": 1.5, "narrow": True}])
+def test_while_days_are_not_over_nothing_is_decided(truth: dict) -> None:
+    found = early(customers=20_000, **truth)
+    deciding = next(row.change for row in found.metrics if row.decides)
+    assert deciding.low > 0 or deciding.high < 0  # it would be decided
+    assert found.verdict.decision == "go on" and found.verdict.variant == "control"
+    read_ = sum(arm.read for arm in found.arms)
+    assert found.verdict.sentence.startswith(
+        f"Too early to decide: {read_:,} of {read_:,} customers have not had their 14 days (all of them will by "
+        "2026-03-2"
+    )
+    page = render_experiment(found)
+    assert "change nothing and read again later" in page and "end the experiment" not in page
+    assert "surely" not in page and ">holds<" not in page
+
+
+def test_groups_are_told_in_words_and_few_of_them() -> None:
+    frames = planted(customers=12_000, lift=0.6)
+    number = frames[s.CUSTOMERS][s.CUSTOMER_ID].str[1:].astype(int)
+    kinds = frames[s.CUSTOMERS].assign(
+        consent=number % 2 == 0,
+        **{f"kind{i}": (number // 2**i % 2).map({0: "a", 1: "b"}) for i in range(1, 6)},
+    )
+    found = reading(Asked(EVEN, margins=LOOSE), customers=12_000, lift=0.6, attributes=kinds)
+    assert {row.value for row in found.slices if row.dimension == "consent"} == {"yes", "no"}
+    told = [reason for reason in found.verdict.reasons if reason.startswith("Where ")]
+    sure = [row for row in found.slices if row.p_holm is not None and row.p_holm < 0.05]
+    assert len(told) == 3 < len(sure)
+    assert f"It is sure in {len(sure) - 3} more of {len(found.slices)} groups: the" in " ".join(
+        found.verdict.reasons
+    )
+
+
+def test_the_page_tells_how_it_was_read() -> None:
+    page = render_experiment(early(customers=3000))
+    for option in (
+        "--immature",
+        "--smallest",
+        "--window",
+        "--metric",
+        "--margin",
+        "--since",
+        "--expected",
+        "--past",
+    ):
+        assert f">{option}</td>" in page
+
+
+def test_a_verdict_names_what_was_measured_and_what_was_not() -> None:
+    found = reading(Asked(EVEN, margins=LOOSE), customers=12_000, lift=0.3, returns=0.0)
+    assert found.verdict.decision == "ship"
+    assert found.verdict.sentence.endswith("; coverage holds, returns and latency were not measured.")
+    (missing,) = (reason for reason in found.verdict.reasons if reason.startswith("Not measured"))
+    assert "returns (nothing was returned" in missing and "latency (the exposures have no column" in missing
+
+
+def test_a_relative_interval_without_bounds_to_speak_of_is_told_as_such() -> None:
+    few = Estimate(np.asarray(2000.0), np.asarray(0.01), np.asarray(0.0051**2))
+    more = Estimate(np.asarray(2000.0), np.asarray(0.05), np.asarray(0.005**2))
+    change = Change.of(effect(few, more, OneLook()))
+    assert change.relative_high is not None and change.relative_high > 100  # as wide as it is right
+    assert change.share is None
+    told = words(change, 0.95)
+    assert told.startswith("+0.0400 in its own unit (95 % interval +0.0") and "too uncertain" in told
+
+
 def test_lost_customers_leave_no_effect_to_be_named() -> None:
     found = reading(customers=20_000, lift=0.3, lost=0.1)
     assert found.shares.failed and found.verdict.decision == "distrust"
@@ -221,7 +306,13 @@ def test_a_broken_guardrail_outweighs_a_lift() -> None:
     found = reading(Asked(EVEN, margins=LOOSE), customers=12_000, lift=0.3, narrow=True)
     state = {row.guardrail: row.state for row in found.guardrails}
     assert state["coverage"] == "broken"
-    assert found.verdict.decision == "keep" and "coverage got worse" in found.verdict.sentence
+    assert found.verdict.decision == "keep"
+    assert re.search(
+        r"coverage got worse by more than is put up with \(fewer different products are shown: 25.0 % of all products "
+        r"shown, with control 100.0 % of all products shown\); conversion with",
+        found.verdict.sentence,
+    )
+    assert any("that limit is --margin coverage=0.1" in reason for reason in found.verdict.reasons)
     returned = reading(customers=12_000, lift=0.3, returns=0.1, more_returns=3.0)
     assert {row.guardrail: row.state for row in returned.guardrails}["returns"] == "broken"
     assert returned.verdict.decision == "keep"
@@ -312,6 +403,12 @@ def test_too_few_to_tell_go_on() -> None:
     found = reading(customers=80)
     assert found.verdict.decision == "go on" and "too few customers" in found.verdict.sentence
     assert not found.metrics
+    (plan,) = found.plan
+    assert plan.to_begin and plan.required is not None and plan.required >= 200
+    # 28 days brought 80
+    assert plan.days == pytest.approx((plan.required - 80) * 28 / 80, rel=0.1)
+    assert f"80 are read and about {plan.required:,} are needed" in found.verdict.sentence
+    assert f"about {plan.days:,} days more" in found.verdict.sentence
     assert "too few customers" in render_experiment(found)
 
 
@@ -336,7 +433,7 @@ def test_the_page_holds_itself_and_trusts_no_text() -> None:
     assert "<b>x" not in page and "&lt;b&gt;x" in page
     assert "<script" not in page and "http" not in page.replace("http://www.w3.org", "")
     assert 'name="viewport"' in page
-    assert page.count("<table") == page.count('<div class="scroll"')  # wide tables scroll, the page does not
+    assert page.count("<table") == page.count('<div class="scroll')  # wide tables scroll, the page does not
 
 
 SHARES = ("--shares", "control=0.5,treatment=0.5")
@@ -358,7 +455,7 @@ def test_the_command_reads_reports_and_refuses(run: Run, tmp_path: Path) -> None
         "experiment", NAME, "--tables", shop, *SHARES, "--as-of", "2026-03-10", "--immature", "--json"
     )
     assert json.loads(early.out)["counts"]["immature"] > 1000
-    for words, wanted in (
+    for asked, wanted in (
         (("other", "--tables", shop, *SHARES), "found those of homepage"),
         ((NAME, "--tables", shop, "--shares", "control=1"), "at least two variants"),
         ((NAME, "--tables", shop, "--shares", "control=1,b=1"), "found also treatment"),
@@ -366,10 +463,13 @@ def test_the_command_reads_reports_and_refuses(run: Run, tmp_path: Path) -> None
         ((NAME, "--tables", tmp_path, *SHARES), "events export"),
         ((NAME, *SHARES), "expected --tables"),
         ((NAME, "--tables", shop, *SHARES, "--margin", "joy=1"), "expected margins"),
-        ((NAME, "--tables", shop, *SHARES, "--as-of", "2026-03-05"), "wait, give fewer"),
+        (
+            (NAME, "--tables", shop, *SHARES, "--as-of", "2026-03-05"),
+            "over at 2026-03-15 00:04 UTC, give --window 3 or fewer",
+        ),
     ):
-        refused = run("experiment", *words)
-        assert refused.code == 2 and wanted in refused.err, (words, refused)
+        refused = run("experiment", *asked)
+        assert refused.code == 2 and wanted in refused.err, (asked, refused)
     (shop / "exposures.parquet").write_bytes(b"nothing of ours")
     assert "restore it" in run("experiment", NAME, "--tables", shop, *SHARES).err
 

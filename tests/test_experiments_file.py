@@ -68,6 +68,16 @@ def test_the_digest_is_that_of_the_bytes(tmp_path: Path) -> None:
         ('name = "ranked"', 'name = "ranked"\nrules = []', r'expected one of the keys name, .*found "rules"'),
         ('name = "ranked"', 'name = "a/b"', "expected letters, digits"),
         ('name = "ranked"', 'name = "holdout"', 'expected another name than "holdout"'),
+        (
+            'name = "ranked"',
+            'name = "live"',
+            'expected another name than "live", .* answers outside experiments',
+        ),
+        (
+            'name = "trees"',
+            'name = "fallback"',
+            'other name than "fallback" for a variant: .* ask for the holdout',
+        ),
         ('name = "ranked"', "", "expected the key name in experiments number 1, found none"),
         ('surfaces = ["home"]', 'surfaces = "home"', 'surfaces: expected a list, found "home"'),
         ('surfaces = ["home"]', "surfaces = []", "surfaces: expected at least one entry"),
@@ -148,7 +158,8 @@ def test_what_does_not_fit_in_an_interleaved_experiment_is_told(before: str, aft
 def test_experiments_have_names_of_their_own() -> None:
     part = GOOD[GOOD.index("[[experiments]]") :]
     with pytest.raises(
-        ConfigError, match='expected experiments with a name of its own each, found "ranked" twice'
+        ConfigError,
+        match=r'^experiments\.toml: expected experiments with a name of its own each, found "ranked" twice',
     ):
         parse(part + part)
 

@@ -185,6 +185,34 @@ def test_rules_of_variants_are_read_beside_the_experiments_and_followed(home: Ho
     assert sorted(home.loaded) == sorted(home.versions), "each once"
 
 
+def test_hard_rules_that_a_variant_drops_are_told_when_its_file_is_taken_up(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It stands in the place of the whole file, so what it lacks does not hold for its customers."""
+    experiments(home.experiments, home.versions[0])
+    with home.experiments.open("a") as file:
+        file.write('rules = "own.toml"\n')
+    price = '[[price]]\nname = "cheap"\nmax = {}\n'
+    due = "[due]\npurchases = 4\n"
+    home.rules.write_text(CAP.format(1) + price.format(15) + due)
+    own = home.path / "own.toml"
+    said = {
+        CAP.format(2): "one/other is not bound by price 'cheap', due of rules.toml: its own own.toml stands",
+        price.format(90)
+        + "[due]\npurchases = 2\n": "price 'cheap' (which it has otherwise), due (which it has oth",
+        CAP.format(2) + price.format(15).replace("cheap", "another name") + due: None,
+    }
+    following = home.follower()
+    for text, told in said.items():
+        own.write_text(text)
+        caplog.clear()
+        following.look()
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert following.problem == ""
+        assert len(warned) == (told is not None)
+        assert told is None or told in warned[0]
+
+
 def test_one_bundle_under_two_sets_of_rules_keeps_no_order_of_the_other(home: Home) -> None:
     """A state is remembered by its reader, which both share; what rules allow must not come from there."""
     customer = CustomerState({v.SEGMENT: ""}, memo={})

@@ -106,6 +106,22 @@ def test_an_interleaved_answer_mixes_both_lists_and_its_exposure_knows_whose(
             assert item.product_id in own
         firsts[exposure.items[0].team] += 1
     assert min(firsts["control"], firsts["other"]) > 15
+    # the trace of an answer is that of its draft
+    for customer, answer in list(mixed.items())[:10]:
+        body = {"customer_id": customer, "n": 8, "request_id": answer["request_id"]}
+        traced = ask(service, body, "/v1/trace")
+        assert (traced["request_id"], traced["variant"]) == (answer["request_id"], "interleaved")
+        picks, lists = traced["draft"]["picks"], traced["draft"]["lists"]
+        exposure = shown[answer["request_id"]]
+        assert [(one["product_id"], one["team"]) for one in picks] == [
+            (item.product_id, item.team) for item in exposure.items
+        ]
+        assert list(lists) == ["control", "other"] and traced["trace"] == lists["control"]
+        assert [lists[name]["bundle"] for name in lists] == [f"nextbest:{first}", f"nextbest:{other}"]
+        for one in picks:
+            listed = lists[one["team"]]["products"]
+            assert {p["product_id"]: p["rank"] for p in listed}[one["product_id"]] == one["own_rank"]
+    assert ask(service, {"customer_id": "a", "variant": "mixed/other"}, "/v1/trace")["draft"] is None
     found = run("events", "export", "--to", tmp_path / "tables", home=home.home)
     assert found.code == 0, found.err
     rows = pd.read_parquet(tmp_path / "tables" / "exposures.parquet")
@@ -248,4 +264,43 @@ def test_check_explains(
     home.experiments.unlink(missing_ok=True)
     nobody = run("experiments", "assign", "nobody", "c1", home=home.home)
     assert nobody.code == 2
-    assert "found 'nobody'" in nobody.err
+    assert "expected the experiment 'nobody' in" in nobody.err and "no such file" in nobody.err
+    home.experiments.write_text(half(versions[1]))
+    nobody = run("experiments", "assign", "nobody", "c1", home=home.home)
+    home.experiments.unlink()
+    assert "(there are: half), found 'nobody'" in nobody.err
+
+
+def test_check_warns_of_what_nobody_would_mean(
+    home: Settings,
+    versions: tuple[str, str],
+    tmp_path: Path,
+    run: Run,  # noqa: F811
+) -> None:
+    path = tmp_path / "experiments.toml"
+
+    def warned(text: str) -> list[str]:
+        path.write_text(text)
+        told = run("experiments", "check", path, "--json", home=home.home)
+        assert told.code == 0, told.err
+        found: list[str] = json.loads(told.out)["warnings"]
+        return found
+
+    first, other = versions
+    assert warned(half(other)) == []
+    (same,) = warned(half(first))
+    assert same.startswith("control and other of half differ in nothing")
+    assert "warning: control and other" in run("experiments", "check", path, home=home.home).out
+    later = half(other, name="later", more='surfaces = ["mail"]')
+    (hidden,) = warned(half(other) + later)
+    assert hidden.startswith("nobody can be in later: half comes before it")
+    assert warned(half(other, more='surfaces = ["home"]') + later) == []
+    (mars,) = warned(half(other, more='customers = {region = ["mars", "coast"]}'))
+    assert mars.startswith("half: no customer has region = mars, as of the features of ")
+    # who is in the later experiment is not all in the earlier one
+    assert warned(half(other, more='customers = {region = "coast"}') + later) == []
+    home.rules.write_text('[[price]]\nname = "cheap"\nmax = 15\n')
+    (tmp_path / "own.toml").write_text('[[cap]]\nname = "few"\nat_most = 1\n')
+    (dropped,) = warned(half(first, last='rules = "own.toml"'))
+    home.rules.unlink()
+    assert dropped.startswith("half/other is not bound by price 'cheap' of rules.toml")

@@ -7,11 +7,9 @@ a history do not come out again and are left out. ``eval.experiment.counterfactu
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 from typing import Final
 
 import pandas as pd
@@ -36,18 +34,14 @@ from eval.experiment.replay import is_chancy, replayed
 from eval.experiment.shares import THRESHOLD
 from feature_repo import schema as s
 from feature_repo.build import Progress
-from serving.bundle import NAME, Bundle, load
-from serving.errors import BundleError, ConfigError, DataError
+from serving.errors import DataError
 from serving.experiments_file import FALLBACK
 from serving.features import CustomerState, FrameReader
 from serving.query import under
-from serving.recommender import Query, Recommender
-from serving.rules import Rules
+from serving.recommender import Query
 from serving.rules.apply import EXPLORE
-from serving.rules.config import RulesFile
+from training.logged_bundles import Recommenders
 
-#: The name under which answers of no experiment are valued.
-LIVE: Final = "live"
 SURFACE: Final = "surface"
 SESSION: Final = "session_id"
 BUNDLE: Final = "bundle"
@@ -73,66 +67,23 @@ class Logged:
     usual_weight: tuple[float, float]
 
 
-@dataclass
-class Recommenders:
-    """Recommenders by bundle and rules, made when they are first asked for; None where the bundle is gone.
+def check_ripe(
+    exposures: pd.DataFrame, asked: AskedCounterfactual, *, now: datetime, window_days: int, immature: bool
+) -> None:
+    """Refuse a log none of whose answers had their days, before anything is built for it; see ``logged_slots``.
 
-    Parameters
-    ----------
-    bundles
-        Directory that holds a folder a version.
-    files
-        Rules by what they say, the first of which made the answers that tell none.
+    Raises
+    ------
+    DataError
+        A column is missing, chance decided nothing, or no slot that it decided is old enough.
     """
-
-    bundles: Path
-    files: Sequence[RulesFile]
-    _bare: dict[str, Recommender | None] = field(default_factory=dict)
-    _bound: dict[tuple[str, int], Recommender | None] = field(default_factory=dict)
-
-    def of(self, tag: str, digest: str | None) -> Recommender | None:
-        """Return the recommender of a bundle under the rules with a hash that begins so."""
-        number = self._number(digest)
-        if number is None:
-            return None
-        key = (tag, number)
-        if key not in self._bound:
-            bare = self._of(tag)
-            self._bound[key] = (
-                None if bare is None else bare.with_rules(Rules(self.files[number], bare.bundle))
-            )
-        return self._bound[key]
-
-    def _number(self, digest: str | None) -> int | None:
-        if digest is None:
-            return 0
-        found = [i for i, file in enumerate(self.files) if rules_hash(file).startswith(digest)]
-        return found[0] if found else None
-
-    def _of(self, tag: str) -> Recommender | None:
-        if tag not in self._bare:
-            try:
-                bundle = load(self.bundles, tag.removeprefix(f"{NAME}:"))
-            except BundleError:
-                self._bare[tag] = None
-            else:
-                self._bare[tag] = Recommender(bundle, FrameReader({}))
-        return self._bare[tag]
-
-
-def rules_hash(file: RulesFile) -> str:
-    """Return the hash of what a file of rules says, of which exposures keep the beginning."""
-    return hashlib.sha256(file.model_dump_json(by_alias=True).encode()).hexdigest()
-
-
-def target_of(bundles: Path, tag: str) -> Bundle:
-    """Return the bundle that is to be valued; ConfigError where there is none of that name."""
-    version = tag.removeprefix(f"{NAME}:")
-    if "/" in version or not (bundles / version).is_dir():
-        raise ConfigError(
-            f"expected --counterfactual with the tag of a bundle, found {tag!r}; see `nextbest models`"
+    chancy = _chancy(_shown(exposures, asked, pd.Timestamp(now)))
+    until = pd.Timestamp(now)
+    if not immature and chancy[s.AT].min() + pd.Timedelta(days=window_days) > until:
+        raise DataError(
+            f"expected slots that chance decided whose {window_days} days are over by {now:%Y-%m-%d %H:%M} UTC, found "
+            f"none of {len(chancy):,}; {c.wait_for(chancy[s.AT].min(), until, window_days)}"
         )
-    return load(bundles, version)
 
 
 def logged_slots(
@@ -172,13 +123,7 @@ def logged_slots(
         A column is missing, or chance decided nothing.
     """
     shown = _shown(exposures, asked, pd.Timestamp(now))
-    chancy = shown[s.PROPENSITY].map(is_chancy)
-    if not chancy.any():
-        raise DataError(
-            "expected slots that chance decided (a propensity between 0 and 1), found none; let a rule explore "
-            "([[explore]] in rules.toml) and export again"
-        )
-    slots = shown[chancy]
+    slots = _chancy(shown)
     usual = weight_of_usual(slots[s.PROPENSITY], slots[SOURCE] != EXPLORE, slots[UNIT])
     told = [s.REQUEST_ID, UNIT, s.AT]
     if usual[1] < THRESHOLD:  # nothing of such a log is used
@@ -241,6 +186,17 @@ def _shown(exposures: pd.DataFrame, asked: AskedCounterfactual, now: pd.Timestam
     )
     unit = ("c " + rows[s.CUSTOMER_ID]).fillna("s " + session)
     return rows.assign(unit=unit).reset_index(drop=True)
+
+
+def _chancy(shown: pd.DataFrame) -> pd.DataFrame:
+    """Return the slots that chance decided; DataError where there are none."""
+    chancy = shown[s.PROPENSITY].map(is_chancy)
+    if not chancy.any():
+        raise DataError(
+            "expected slots that chance decided (a propensity between 0 and 1), found none; let a rule explore "
+            "([[explore]] in rules.toml) and export again"
+        )
+    return shown[chancy]
 
 
 def _parts(

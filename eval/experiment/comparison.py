@@ -5,6 +5,7 @@ An effect is told only where there are customers enough for the normal approxima
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 from typing import Final
@@ -64,6 +65,9 @@ class Comparison:
                 self.rare.append(f"{metric} ({variant})")
                 continue
             self.metrics.append(self._metric(control, treatment, metric, variant))
+        decides = enough(control, treatment, self._setting.metric)
+        needed = self._needed if decides else self._needed_to_begin
+        self.plan.append(needed(control, treatment, variant))
         if min(len(control), len(treatment)) < _FEWEST:
             return
         limits = guardrails(
@@ -82,9 +86,8 @@ class Comparison:
             for one in limits
             if np.isfinite(float(one.effect.error))
         ]
-        if not enough(control, treatment, self._setting.metric):
+        if not decides:
             return
-        self.plan.append(self._needed(control, treatment, variant))
         for dimension, values in sorted_by.items():
             self.slices += self._sliced(control, treatment, variant, dimension, values)
         self.looks += self._earlier(control, treatment, variant)
@@ -133,10 +136,33 @@ class Comparison:
             confidence=self._confidence,
             power=self._setting.power,
         )
-        ends = pd.concat([control[c.END], treatment[c.END]])
-        days = (min(ends.max(), pd.Timestamp(self._setting.now)) - ends.min()) / pd.Timedelta(days=1)
+        return self._planned(control, treatment, variant, required)
+
+    def _needed_to_begin(self, control: pd.DataFrame, treatment: pd.DataFrame, variant: str) -> Plan:
+        """Return how many customers are needed before an effect is told, at the shares and the frequency so far."""
+        sizes = len(control), len(treatment)
+        read, above = sum(sizes), METRICS[self._setting.metric][0]
+        found = sum(int((arm[above] != 0).sum()) for arm in (control, treatment))
+        needs = [_FEWEST * read / min(sizes) if min(sizes) else 2.0 * _FEWEST]
+        if found:
+            needs.append(_FEWEST_WITH * read / found)
+        required = math.ceil(max(needs))
+        plan = self._planned(control, treatment, variant, required if required > read else None)
+        return plan.model_copy(update={"to_begin": True})
+
+    def _planned(
+        self, control: pd.DataFrame, treatment: pd.DataFrame, variant: str, required: int | None
+    ) -> Plan:
+        read = len(control) + len(treatment)
+        at = pd.concat([arm[self._counted_at] for arm in (control, treatment)])
+        days = (min(at.max(), pd.Timestamp(self._setting.now)) - at.min()) / pd.Timedelta(days=1)
         days_left = None if required is None else days_to_go(required, read, days)
         return Plan(variant=variant, required=required, read=read, days=days_left)
+
+    @property
+    def _counted_at(self) -> str:
+        """The column of the instant from which on a customer is read."""
+        return c.START if self._setting.immature else c.END
 
     def _sliced(
         self,
@@ -162,7 +188,7 @@ class Comparison:
 
     def _earlier(self, control: pd.DataFrame, treatment: pd.DataFrame, variant: str) -> Iterator[Look]:
         """Yield how the deciding metric stood at the end of each day, or of every few where there are many."""
-        by = c.START if self._setting.immature else c.END
+        by = self._counted_at
         ends = pd.concat([control[by], treatment[by]])
         last = min(ends.max(), pd.Timestamp(self._setting.now))
         days = pd.date_range(ends.min().ceil("D"), last.ceil("D"), freq="D")

@@ -132,6 +132,7 @@ def value_slots(
     name: str,
     now: pd.Timestamp,
     window_days: int,
+    immature: bool = False,
     made_at: datetime | None = None,
     seed: int = 0,
 ) -> CounterfactualReading:
@@ -146,7 +147,7 @@ def value_slots(
         What was asked; what is not among the slots.
     usual_weight
         What ``weight_of_usual`` found over the whole log.
-    name, now, window_days, made_at
+    name, now, window_days, immature, made_at
         As in ``reading.read``.
 
     Raises
@@ -166,6 +167,7 @@ def value_slots(
         clip=asked.clip,
         resamples=asked.resamples,
         now=instant_of(now),
+        immature=immature,
     )
     chances = Chances(
         weight=usual_weight[0],
@@ -300,13 +302,13 @@ def _check(slots: pd.DataFrame, left_out: LeftOut) -> None:
         raise DataError(
             "expected slots that chance decided, of answers whose bundle and rules are still here and whose days are "
             f"over, found none ({left_out.gone:,} without bundle or rules, {left_out.immature:,} too young); name "
-            "the rules with --rules, wait, or give fewer --window days"
+            "the rules with --rules, or wait"
         )
     if len(slots) < LEAST_REBUILT * made:
         raise DataError(
             f"expected answers that come out again as they were logged, found {len(slots):,} of {made:,} slots; "
-            "filters, context and exclusions of requests are not logged, prices or availability have changed, or "
-            "--rules names other rules: a surface without filters can be valued"
+            "prices or availability have changed, --rules names other rules, or they were logged before conditions of "
+            "requests were (a column of exposures)"
         )
     unsupported = float(1 - slots[SUPPORTED].mean())
     if unsupported > MOST_UNSUPPORTED:

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from eval.experiment.counterfactual_results import FEWEST_REWARDED, CounterfactualReading, SlotCounts, Value
 from eval.experiment.page import COLOURS, STATE, TODO
+from eval.experiment.settings_told import counterfactual_told
 from eval.page import environment
 from eval.report.look import p_value, percent
 from eval.report.svg import Range, ranges
@@ -30,6 +31,7 @@ def render_counterfactual(reading: CounterfactualReading) -> str:
         .render(
             reading=reading,
             setting=setting,
+            asked=counterfactual_told(setting),
             percent=percent,
             state=STATE[reading.verdict.decision],
             todo={**TODO, "keep": _KEEP}[reading.verdict.decision].format(variant=reading.verdict.variant),

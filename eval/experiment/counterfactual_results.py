@@ -25,6 +25,7 @@ class CounterfactualSetting(Strict):
     clip: float | None
     resamples: int
     now: datetime
+    immature: bool = False
 
 
 class Chances(Strict):

@@ -114,8 +114,8 @@ def _told(counts: SlotCounts) -> list[str]:
         )
     if counts.unrebuilt:
         told.append(
-            f"{counts.unrebuilt:,} slots are left out: their answers do not come out as they were logged (filters and "
-            "context are not logged, products have changed since)."
+            f"{counts.unrebuilt:,} slots are left out: their answers do not come out as they were logged "
+            "(products have changed since, or a session had a history)."
         )
     if counts.gone:
         told.append(f"{counts.gone:,} slots are left out: their bundle or their rules are not here any more.")

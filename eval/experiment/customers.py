@@ -3,7 +3,8 @@
 The customer is what was assigned, so the customer is what is counted: every exposure and purchase is gathered into
 one row, once. What was done before the first exposure is the customer's own past; nothing of the window is in it.
 Who saw two variants belongs to neither; who was never identified cannot be followed; whose window is not over has
-not had the time. All of them are counted and told.
+not had the time. All of them are counted and told. Where shares were changed, exposures are read from the change on:
+everybody counts by what they see since (``moves`` says why), and the past ends where the experiment began for them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from eval.evaluate import EXISTING, NEW
+from eval.experiment.moves import last_change
 from feature_repo import schema as s
 from feature_repo.errors import ConfigError, DataError
 
@@ -37,6 +39,7 @@ CLICKS: Final = "clicks"
 RETURNS: Final = "returns"
 WAITED: Final = "latency"
 PAST: Final = "past_"
+_BEGUN: Final = "begun"
 
 #: More customers than this share in two variants is no accident: something assigns them anew.
 MOST_CROSSED: Final = 0.01
@@ -55,6 +58,10 @@ class Enrolled:
         Variant → customers who saw it and no other, the window over or not.
     crossed, immature, anonymous
         Customers in two variants; customers whose window is not over; exposures of nobody known.
+    moved
+        Customers seen since ``since`` who saw another variant before.
+    changed
+        When customers were moved by a change of shares, as far as the exposures tell.
     """
 
     rows: pd.DataFrame
@@ -62,6 +69,8 @@ class Enrolled:
     crossed: int
     immature: int
     anonymous: int
+    moved: int = 0
+    changed: pd.Timestamp | None = None
 
 
 def enrol(
@@ -73,6 +82,7 @@ def enrol(
     window_days: int = 14,
     past_days: int = 56,
     immature: bool = False,
+    since: pd.Timestamp | None = None,
 ) -> Enrolled:
     """Join the exposures of an experiment, once a customer, to what the customers did.
 
@@ -92,6 +102,8 @@ def enrol(
         Length of the past that ends there.
     immature
         Keep customers whose window is not over, with what they did so far.
+    since
+        Read exposures from this instant on, that of the last change of shares; a window begins with the first of them.
 
     Raises
     ------
@@ -114,19 +126,25 @@ def enrol(
                 f"expected the columns {', '.join(wanted)} in {what}, found no {', '.join(missing)}; "
                 "write the table with `nextbest events export`"
             )
+    if since is not None and since > now:
+        raise DataError(
+            f"expected --since before {now:%Y-%m-%d %H:%M} UTC, until when the data are known, found "
+            f"{since:%Y-%m-%d %H:%M} UTC; give the instant of the last change of shares"
+        )
     shown = _of(exposures, name)
     shown = shown[shown[s.AT] <= now]
-    unknown = shown[s.CUSTOMER_ID].isna()
-    anonymous = int(shown.loc[unknown, s.REQUEST_ID].nunique())
-    shown = shown[~unknown]
-    requests = shown.drop_duplicates([s.CUSTOMER_ID, s.REQUEST_ID])
+    every = shown[shown[s.CUSTOMER_ID].notna()].drop_duplicates([s.CUSTOMER_ID, s.REQUEST_ID])
+    begun = every.groupby(s.CUSTOMER_ID)[s.AT].min()
+    earlier = every.iloc[:0] if since is None else every[every[s.AT] < since]
+    if since is not None:
+        shown = shown[shown[s.AT] >= since]
+    anonymous = int(shown.loc[shown[s.CUSTOMER_ID].isna(), s.REQUEST_ID].nunique())
+    requests = every.loc[every.index.isin(shown.index)]
     variants = requests.groupby(s.CUSTOMER_ID)[VARIANT].nunique()
     crossers = variants.index[variants > 1]
+    changed = last_change(requests, VARIANT)
     if len(variants) and len(crossers) > MOST_CROSSED * len(variants):
-        raise DataError(
-            f"expected every customer of {name} in one variant, found {len(crossers):,} of {len(variants):,} in "
-            "two or more; see why customers are assigned anew (another salt, two ids, an override) and begin again"
-        )
+        raise _crossed(name, len(crossers), len(variants), changed)
     requests = requests[~requests[s.CUSTOMER_ID].isin(crossers)]
     first = requests.sort_values(s.AT, kind="stable").drop_duplicates(s.CUSTOMER_ID)
     rows = first[[s.CUSTOMER_ID, VARIANT, s.AT]].rename(columns={s.AT: START}).reset_index(drop=True)
@@ -137,13 +155,68 @@ def enrol(
     if not immature:
         rows = rows[is_over].reset_index(drop=True)
     if rows.empty:
-        raise DataError(
-            f"expected customers of {name} whose {window_days} days are over by {now:%Y-%m-%d %H:%M} UTC, found none "
-            f"of {unripe:,}; wait, give fewer --window days, or add --immature to read them so far"
-        )
+        raise _none_over(name, first[s.AT], now, window_days, since)
+    before = earlier[[s.CUSTOMER_ID, VARIANT]].merge(rows[[s.CUSTOMER_ID, VARIANT]], on=s.CUSTOMER_ID)
+    moved = before.loc[before[f"{VARIANT}_x"] != before[f"{VARIANT}_y"], s.CUSTOMER_ID].nunique()
     rows = _with_exposures(rows, requests)
-    rows = _with_outcomes(rows, interactions, now=now, past_days=past_days)
-    return Enrolled(rows, seen, len(crossers), unripe, anonymous)
+    rows = _with_outcomes(rows, interactions, rows[s.CUSTOMER_ID].map(begun), now=now, past_days=past_days)
+    return Enrolled(rows, seen, len(crossers), unripe, anonymous, moved, changed)
+
+
+def _crossed(name: str, crossed: int, customers: int, changed: pd.Timestamp | None) -> DataError:
+    """Return what is told where too many saw two variants: how to read on, or what to look for."""
+    found = (
+        f"expected every customer of {name} in one variant, found {crossed:,} of {customers:,} in two or more"
+    )
+    if changed is not None:
+        return DataError(
+            f"{found}; they were moved at about {changed:%Y-%m-%d %H:%M:%S} UTC, as a change of shares does: read what "
+            f"came since with --since {changed:%Y-%m-%dT%H:%M:%SZ}, by the shares as they are since"
+        )
+    return DataError(
+        f"{found}; if shares were changed, read what came since with --since INSTANT; else see why customers are "
+        "assigned anew (another salt, two ids, an override) and begin again"
+    )
+
+
+def _none_over(
+    name: str,
+    starts: pd.Series[pd.Timestamp],
+    now: pd.Timestamp,
+    window_days: int,
+    since: pd.Timestamp | None,
+) -> DataError:
+    """Return what is told where nobody has had their days: from when on that is otherwise, and what can be done now."""
+    if starts.empty:
+        after = "" if since is None else f" since {since:%Y-%m-%d %H:%M} UTC"
+        return DataError(
+            f"expected exposures of {name} to known customers{after}, found none; wait, and run "
+            "`nextbest events export` again"
+        )
+    return DataError(
+        f"expected customers of {name} whose {window_days} days are over by {now:%Y-%m-%d %H:%M} UTC, found none of "
+        f"{len(starts):,}; {wait_for(starts.min(), now, window_days)}"
+    )
+
+
+def wait_for(first: pd.Timestamp, now: pd.Timestamp, window_days: int) -> str:
+    """Say from when on there is something to read, and what can be done before.
+
+    Parameters
+    ----------
+    first
+        The earliest start of a window.
+    now
+        Until when the data are known.
+    window_days
+        Length of the window.
+    """
+    over = first + pd.Timedelta(days=window_days)
+    whole = int((now - first) / pd.Timedelta(days=1))
+    fewer = f", give --window {whole} or fewer days" if 1 <= whole < window_days else ""
+    return (
+        f"wait, the first are over at {over:%Y-%m-%d %H:%M} UTC{fewer}, or add --immature to read them so far"
+    )
 
 
 def _of(exposures: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -168,13 +241,20 @@ def _with_exposures(rows: pd.DataFrame, requests: pd.DataFrame) -> pd.DataFrame:
 
 
 def _with_outcomes(
-    rows: pd.DataFrame, interactions: pd.DataFrame, *, now: pd.Timestamp, past_days: int
+    rows: pd.DataFrame,
+    interactions: pd.DataFrame,
+    begun: pd.Series[pd.Timestamp],
+    *,
+    now: pd.Timestamp,
+    past_days: int,
 ) -> pd.DataFrame:
     known = interactions[interactions[s.AT] <= now]
-    done = known.merge(rows[[s.CUSTOMER_ID, START, END]], on=s.CUSTOMER_ID)
-    before = done[done[s.AT] < done[START]]
+    own = rows[[s.CUSTOMER_ID, START, END]].assign(**{_BEGUN: begun})
+    done = known.merge(own, on=s.CUSTOMER_ID)
+    # the past ends with the first exposure of all: what follows is no longer untouched by the experiment
+    before = done[done[s.AT] < done[_BEGUN]]
     rows[STANDING] = np.where(rows[s.CUSTOMER_ID].isin(before[s.CUSTOMER_ID]), EXISTING, NEW)
-    past = before[before[s.AT] >= before[START] - pd.Timedelta(days=past_days)]
+    past = before[before[s.AT] >= before[_BEGUN] - pd.Timedelta(days=past_days)]
     within = done[(done[s.AT] >= done[START]) & (done[s.AT] < done[END])]
     for prefix, part in (("", within), (PAST, past)):
         for column, kind in ((PURCHASES, s.PURCHASE), (CLICKS, s.CLICK), (RETURNS, s.RETURN)):

@@ -7,6 +7,7 @@ from typing import Any
 
 from eval.experiment.interleaving_results import InterleavingReading, Preference, PreferenceLook
 from eval.experiment.page import COLOURS, STATE, TODO
+from eval.experiment.settings_told import interleaving_told
 from eval.page import environment
 from eval.report.look import p_value, percent
 from eval.report.svg import Line, Range, lines, ranges
@@ -21,6 +22,7 @@ def render_interleaving(reading: InterleavingReading) -> str:
         .render(
             reading=reading,
             setting=setting,
+            asked=interleaving_told(setting),
             percent=percent,
             state=STATE[reading.verdict.decision],
             todo=TODO[reading.verdict.decision].format(variant=reading.verdict.variant),

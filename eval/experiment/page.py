@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from eval.experiment.comparison import CONVERSION
 from eval.experiment.results import Change, GuardrailRow, Look, MetricRow, Reading, SliceRow
-from eval.experiment.verdict import signed
+from eval.experiment.settings_told import settings_told
+from eval.experiment.words import signed, unmeasured
 from eval.page import environment
 from eval.report.look import p_value, percent
 from eval.report.svg import Line, Range, lines, ranges
@@ -43,10 +44,16 @@ def render_experiment(reading: Reading) -> str:
             state=STATE[reading.verdict.decision],
             todo=TODO[reading.verdict.decision].format(variant=reading.verdict.variant),
             share_p=p_value(reading.shares.p),
-            metrics=[_metric(row, alpha) for row in reading.metrics],
+            metrics=[_metric(row, alpha, is_early=reading.is_early) for row in reading.metrics],
             metric_chart=_metric_chart(reading.metrics, colour),
-            guardrails=[_guardrail(row) for row in reading.guardrails],
-            slices=_slices(reading.slices, alpha),
+            guardrails=[_guardrail(row, is_early=reading.is_early) for row in reading.guardrails],
+            slices=_slices(reading.slices, 0.0 if reading.is_early else alpha),
+            unmeasured=[
+                name + (f" ({variant})" if len(treatments) > 1 else "")
+                for variant in treatments
+                for name in unmeasured(reading.guardrails, variant)
+            ],
+            asked=settings_told(setting),
             several=len(treatments) > 1,
             charts=[
                 {"variant": name, "chart": _over_time(reading.looks, name, colour)} for name in treatments
@@ -55,11 +62,14 @@ def render_experiment(reading: Reading) -> str:
     )
 
 
-def _metric(row: MetricRow, alpha: float) -> dict[str, Any]:
+def _metric(row: MetricRow, alpha: float, *, is_early: bool) -> dict[str, Any]:
     change = row.change
     left_out = change.low > 0 or change.high < 0
     sure = left_out if row.decides else row.p_holm is not None and row.p_holm < alpha
     word = "surely higher" if change.difference > 0 else "surely lower"
+    doubt = "may be chance"
+    if is_early:
+        sure, doubt = False, "too early to tell"
     return {
         "name": row.metric,
         "variant": row.variant,
@@ -72,7 +82,7 @@ def _metric(row: MetricRow, alpha: float) -> dict[str, Any]:
         "narrowed": "–" if row.narrowed is None else percent(row.narrowed),
         "p": p_value(change.p if row.p_holm is None else row.p_holm),
         "sure": sure,
-        "word": word if sure else "may be chance",
+        "word": word if sure else doubt,
     }
 
 
@@ -80,16 +90,14 @@ def _metric_chart(rows: Sequence[MetricRow], colour: dict[str, str]) -> Any:
     drawn = [
         Range(
             f"{row.metric} ({row.variant})",
-            row.change.relative_low,
-            row.change.relative,
-            row.change.relative_high,
+            share[1],
+            share[0],
+            share[2],
             colour[row.variant],
             strong=row.decides,
         )
         for row in rows
-        if row.change.relative is not None
-        and row.change.relative_low is not None
-        and row.change.relative_high is not None
+        if (share := row.change.share) is not None
     ]
     return ranges(
         drawn,
@@ -99,7 +107,7 @@ def _metric_chart(rows: Sequence[MetricRow], colour: dict[str, str]) -> Any:
     )
 
 
-def _guardrail(row: GuardrailRow) -> dict[str, Any]:
+def _guardrail(row: GuardrailRow, *, is_early: bool) -> dict[str, Any]:
     return {
         "name": row.guardrail,
         "variant": row.variant,
@@ -107,8 +115,8 @@ def _guardrail(row: GuardrailRow) -> dict[str, Any]:
         "treatment": _figure(row.treatment),
         "relative": _relative(row.change),
         "margin": f"{percent(row.margin, 0)} {'less' if row.guardrail == 'coverage' else 'more'}",
-        "badge": _BADGES[row.state],
-        "said": _SAID[row.state],
+        "badge": "WARN" if is_early else _BADGES[row.state],
+        "said": f"so far: {_SAID[row.state]}" if is_early else _SAID[row.state],
     }
 
 
@@ -153,9 +161,10 @@ def _over_time(looks: Sequence[Look], variant: str, colour: dict[str, str]) -> A
 
 
 def _relative(change: Change) -> str:
-    if change.relative is None or change.relative_low is None or change.relative_high is None:
-        return "–"
-    return f"{signed(change.relative)} [{signed(change.relative_low)}, {signed(change.relative_high)}]"
+    if change.share is None:
+        return "too uncertain to tell"
+    relative, low, high = change.share
+    return f"{signed(relative)} [{signed(low)}, {signed(high)}]"
 
 
 def _figure(value: float) -> str:

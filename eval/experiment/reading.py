@@ -94,6 +94,7 @@ def read(
     window_days: int,
     past_days: int,
     immature: bool = False,
+    since: pd.Timestamp | None = None,
     attributes: pd.DataFrame | None = None,
     made_at: datetime | None = None,
 ) -> Reading:
@@ -107,7 +108,7 @@ def read(
         What was shown, a row a product, for how much of the catalogue is shown.
     asked
         What decides, and how.
-    name, now, window_days, past_days, immature
+    name, now, window_days, past_days, immature, since
         As they were enrolled.
     attributes : DataFrame, optional
         ``customer_id`` and columns by which customers are sorted into groups; those with two to eight values are used.
@@ -141,6 +142,7 @@ def read(
         now=instant_of(now),
         held_out=asked.held_out,
         shadows=asked.shadows,
+        since=None if since is None else instant_of(since),
     )
     rows = enrolled.rows
     by_variant = {variant: rows[rows[c.VARIANT] == variant] for variant in shares}
@@ -161,6 +163,8 @@ def read(
         anonymous=enrolled.anonymous,
         first=instant_of(rows[c.START].min()),
         last=instant_of(rows[c.START].max()),
+        moved=enrolled.moved,
+        changed=None if enrolled.changed is None else instant_of(enrolled.changed),
     )
     told = Shares(p=check.p, threshold=check.threshold, failed=check.failed)
     comparing = Comparison(setting, looks, confidence)
@@ -200,8 +204,9 @@ def read(
 def _shown(exposures: pd.DataFrame, name: str, rows: pd.DataFrame) -> pd.DataFrame:
     """Return the distinct products of each customer's window."""
     own = exposures.loc[exposures[c.EXPERIMENT] == name, [s.CUSTOMER_ID, s.AT, s.PRODUCT_ID]]
-    held = own.merge(rows[[s.CUSTOMER_ID, c.END]], on=s.CUSTOMER_ID)
-    return held.loc[held[s.AT] < held[c.END], [s.CUSTOMER_ID, s.PRODUCT_ID]].drop_duplicates()
+    held = own.merge(rows[[s.CUSTOMER_ID, c.START, c.END]], on=s.CUSTOMER_ID)
+    is_within = (held[s.AT] >= held[c.START]) & (held[s.AT] < held[c.END])
+    return held.loc[is_within, [s.CUSTOMER_ID, s.PRODUCT_ID]].drop_duplicates()
 
 
 def _sorted(rows: pd.DataFrame, attributes: pd.DataFrame | None) -> dict[str, pd.Series[str]]:
@@ -212,5 +217,10 @@ def _sorted(rows: pd.DataFrame, attributes: pd.DataFrame | None) -> dict[str, pd
         held = held.reindex(rows[s.CUSTOMER_ID])
         for column in held:
             if 2 <= held[column].nunique() <= _MOST_VALUES:
-                found[str(column)] = held[column].map(str, na_action="ignore")
+                found[str(column)] = held[column].map(_worded, na_action="ignore")
     return found
+
+
+def _worded(value: object) -> str:
+    """Return the value of an attribute as it is told."""
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)

@@ -17,6 +17,8 @@ from eval.experiment.guardrails import State
 
 SCHEMA_VERSION: Final = 2
 RESULTS: Final = "experiment.json"
+#: A relative interval wider than ten times the control's figure tells how little is known of that figure.
+WIDEST: Final = 10.0
 Decision = Literal["ship", "try", "keep", "go on", "distrust"]
 
 
@@ -27,7 +29,10 @@ class Strict(BaseModel):
 
 
 class Change(Strict):
-    """A difference with its interval and p-value; the relative one is None where the control is not told from zero."""
+    """A difference with its interval and p-value; the relative one is None where the control is not told from zero.
+
+    Where it is hardly told from zero the relative interval has no bounds to speak of: ``share`` is None there, too.
+    """
 
     difference: float
     low: float
@@ -55,11 +60,21 @@ class Change(Strict):
             p=float(effect.p),
         )
 
+    @property
+    def share(self) -> tuple[float, float, float] | None:
+        """The relative change with the ends of its interval, where that says anything."""
+        if self.relative is None or self.relative_low is None or self.relative_high is None:
+            return None
+        if self.relative_high - self.relative_low > WIDEST:
+            return None
+        return self.relative, self.relative_low, self.relative_high
+
 
 class Setting(Strict):
     """What was asked, before the data were seen; ``smallest`` is the relative effect that is worth finding.
 
     ``held_out`` is the share of all customers whom no experiment reaches, ``shadows`` are variants that answer unseen.
+    ``since`` is the instant from which exposures are read; None: from the first.
     """
 
     experiment: str
@@ -77,6 +92,7 @@ class Setting(Strict):
     now: datetime
     held_out: float = 0.0
     shadows: tuple[str, ...] = ()
+    since: datetime | None = None
 
 
 class Arm(Strict):
@@ -91,13 +107,19 @@ class Arm(Strict):
 
 
 class Counts(Strict):
-    """Who was left out of the reading, and why."""
+    """Who was left out of the reading, and why; ``first`` and ``last`` are first exposures of those who were read.
+
+    ``moved`` customers, who are read, saw another variant before ``Setting.since``. ``changed`` is when customers were
+    moved from one variant to another, where that can be seen.
+    """
 
     crossed: int
     immature: int
     anonymous: int
     first: datetime
     last: datetime
+    moved: int = 0
+    changed: datetime | None = None
 
 
 class Shares(Strict):
@@ -159,12 +181,16 @@ class Look(Strict):
 
 
 class Plan(Strict):
-    """Customers of control and treatment needed to find the smallest effect, those read, and days from now."""
+    """Customers of control and treatment needed to find the smallest effect, those read, and days from now.
+
+    With ``to_begin`` they are those needed before any effect is told at all.
+    """
 
     variant: str
     required: int | None
     read: int
     days: int | None
+    to_begin: bool = False
 
 
 class Verdict(Strict):
@@ -205,3 +231,13 @@ class Reading(Written):
     looks: list[Look]
     plan: list[Plan]
     rare: list[str]
+
+    @property
+    def is_early(self) -> bool:
+        """Whether customers are read whose days are not over, so that nothing is sure."""
+        return is_early(self.setting, self.counts)
+
+
+def is_early(setting: Setting, counts: Counts) -> bool:
+    """Return whether customers are read whose days are not over."""
+    return setting.immature and counts.immature > 0

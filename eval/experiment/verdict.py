@@ -1,16 +1,17 @@
 """The verdict: ship, keep, go on, or do not trust it; by a rule that is stated before the data are seen.
 
-Ship where the deciding metric is surely higher and every guardrail holds. Keep the control where the metric is surely
-lower, a guardrail is broken, or an effect worth having is ruled out. Else go on. A mismatch of shares comes before all.
+Ship where the deciding metric is surely higher and every guardrail that was measured holds. Keep the control where the
+metric is surely lower, a guardrail is broken, or an effect worth having is ruled out. Else go on. A mismatch of shares
+comes before all; and while customers are read whose days are not over, nothing is decided.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from eval.experiment.results import (
     Arm,
-    Change,
     Counts,
     Decision,
     GuardrailRow,
@@ -20,7 +21,9 @@ from eval.experiment.results import (
     Shares,
     SliceRow,
     Verdict,
+    is_early,
 )
+from eval.experiment.words import guards, left_out, past, sliced, too_early, unmeasured, words, worse
 from eval.report.look import p_value, percent
 
 
@@ -36,17 +39,35 @@ def verdict(
     rare: Sequence[str],
 ) -> Verdict:
     """Return the verdict; the arguments are fields of ``Reading``."""
-    told = _left_out(setting, counts)
+    told = left_out(setting, counts)
     if shares.failed:
-        return _distrust(setting, arms, shares, told)
+        return _distrust(setting, arms, shares, counts, told)
     deciding = [row for row in metrics if row.decides]
     if not deciding:
         few = f"too few customers with {setting.metric} yet" if rare else "too few customers yet"
         return Verdict(
             decision="go on",
             variant=setting.control,
-            sentence=f"Go on: {few} to tell {setting.control} from the other variants.",
+            sentence=f"Go on: {few} to tell {setting.control} from the other variants; {_wait_to_begin(plan)}.",
             reasons=told,
+        )
+    early = is_early(setting, counts)
+    rest = [
+        *guards(guardrails, setting, [row.variant for row in deciding], is_early=early),
+        *([] if early else sliced(slices, setting)),
+        *told,
+        *past(deciding),
+    ]
+    if early:
+        so_far = "; ".join(
+            f"{row.metric} with {row.variant} is {words(row.change, setting.confidence)}" for row in deciding
+        )
+        return Verdict(
+            decision="go on",
+            variant=setting.control,
+            sentence=f"Too early to decide: {too_early(setting, counts, sum(arm.read for arm in arms))}. So far "
+            f"{so_far}, and that may still turn.",
+            reasons=rest,
         )
     judged = [_judged(row, setting, guardrails, plan) for row in deciding]
     order: tuple[Decision, ...] = ("ship", "go on", "keep")
@@ -54,12 +75,13 @@ def verdict(
     best = min(range(len(judged)), key=lambda i: (order.index(judged[i][0]), -deciding[i].change.low))
     decision, sentence = judged[best]
     others = [text for i, (_, text) in enumerate(judged) if i != best]
-    reasons = [*others, *_guards(guardrails), *_sliced(slices, setting), *told, *_past(deciding)]
     variant = deciding[best].variant if decision != "keep" else setting.control
-    return Verdict(decision=decision, variant=variant, sentence=sentence, reasons=reasons)
+    return Verdict(decision=decision, variant=variant, sentence=sentence, reasons=[*others, *rest])
 
 
-def _distrust(setting: Setting, arms: Sequence[Arm], shares: Shares, told: list[str]) -> Verdict:
+def _distrust(
+    setting: Setting, arms: Sequence[Arm], shares: Shares, counts: Counts, told: list[str]
+) -> Verdict:
     seen = ", ".join(f"{arm.seen:,} saw {arm.variant} where {arm.expected:,.0f} were planned" for arm in arms)
     return Verdict(
         decision="distrust",
@@ -68,7 +90,8 @@ def _distrust(setting: Setting, arms: Sequence[Arm], shares: Shares, told: list[
         "or doubled in a variant, so those who are left do not compare.",
         reasons=[
             "Where to look: redirects or errors of one variant, exposures logged later in one than in the other, "
-            "bots, customers assigned anew, shares that were changed on the way. Find the cause, and begin again.",
+            "bots, customers assigned anew. Find the cause, and begin again.",
+            f"Where shares were changed on the way, read what came since: {since(counts.changed)}.",
             *told,
         ],
     )
@@ -78,22 +101,22 @@ def _judged(
     row: MetricRow, setting: Setting, guardrails: Sequence[GuardrailRow], plan: Sequence[Plan]
 ) -> tuple[Decision, str]:
     own = [one for one in guardrails if one.variant == row.variant]
-    broken = [one.guardrail for one in own if one.state == "broken"]
+    broken = [one for one in own if one.state == "broken"]
     unknown = [one.guardrail for one in own if one.state == "open"]
     found = f"{row.metric} with {row.variant} is {words(row.change, setting.confidence)}"
     wait = _wait(next(one for one in plan if one.variant == row.variant), setting)
     if broken:
         return (
             "keep",
-            f"Keep {setting.control}: {', '.join(broken)} got worse by more than is put up with; {found}.",
+            f"Keep {setting.control}: {', '.join(one.guardrail for one in broken)} got worse by more than is put "
+            f"up with ({'; '.join(worse(one, setting.control) for one in broken)}); {found}.",
         )
     if row.change.high < 0:
         return "keep", f"Keep {setting.control}: {found}, surely lower than with {setting.control}."
     if row.change.low > 0 and not unknown:
-        guarded = ", and every guardrail holds" if own else ""
         return (
             "ship",
-            f"Ship {row.variant}: {found}, surely higher than with {setting.control}{guarded}.",
+            f"Ship {row.variant}: {found}, surely higher than with {setting.control}; {_guarded(own, row.variant)}.",
         )
     if row.change.low > 0:
         return (
@@ -112,6 +135,34 @@ def _judged(
     return "go on", f"Go on: {found}, which may be chance; {wait}."
 
 
+def _guarded(own: Sequence[GuardrailRow], variant: str) -> str:
+    """Say by name which guardrails hold, and which were not measured."""
+    held, missing = [one.guardrail for one in own], unmeasured(own, variant)
+    verb = "holds" if len(held) == 1 else "hold"
+    told = [f"{' and '.join(held)} {verb}"] if held else []
+    if missing:
+        told.append(f"{' and '.join(missing)} {'was' if len(missing) == 1 else 'were'} not measured")
+    return ", ".join(told)
+
+
+def since(changed: datetime | None) -> str:
+    """Say how to read what came after the last change of shares."""
+    if changed is None:
+        return "--since INSTANT, from the last change on"
+    return f"--since {changed:%Y-%m-%dT%H:%M:%SZ}, which is when customers were moved"
+
+
+def _wait_to_begin(plan: Sequence[Plan]) -> str:
+    most = max(
+        (one for one in plan if one.required is not None), key=lambda one: one.required or 0, default=None
+    )
+    read = max((one.read for one in plan), default=0)
+    if most is None:
+        return f"{read:,} are read, and how many are needed cannot be told yet"
+    when = "" if most.days is None else f", about {most.days:,} days more at the pace so far"
+    return f"{most.read:,} are read and about {most.required:,} are needed before anything is told{when}"
+
+
 def _wait(plan: Plan, setting: Setting) -> str:
     if plan.required is None:
         return "how many customers are needed cannot be told yet"
@@ -123,80 +174,3 @@ def _wait(plan: Plan, setting: Setting) -> str:
         return f"{need}, and {plan.read:,} are read, so that a gain of that size would probably have shown"
     when = "" if plan.days is None else f", about {plan.days:,} days more"
     return f"{need}, {plan.read:,} are read{when}"
-
-
-def words(change: Change, confidence: float) -> str:
-    """Write a change in words, relative where it can be."""
-    if change.relative is None or change.relative_low is None or change.relative_high is None:
-        return f"{change.difference:+.4f} ({percent(confidence, 0)} interval {change.low:+.4f} to {change.high:+.4f})"
-    way = "higher" if change.relative >= 0 else "lower"
-    ends = f"{signed(change.relative_low)} to {signed(change.relative_high)}"
-    return f"{percent(abs(change.relative))} {way} ({percent(confidence, 0)} interval {ends})"
-
-
-def signed(share: float) -> str:
-    """Write a share as a percentage with its sign."""
-    return f"{100 * share:+.1f} %".replace("-", "−")
-
-
-def _past(deciding: Sequence[MetricRow]) -> list[str]:
-    known = [row for row in deciding if row.narrowed is not None]
-    return [
-        f"Taking out what the customers' own past explains made the interval of {row.metric} ({row.variant}) "
-        f"{percent(row.narrowed)} narrower."
-        for row in known
-        if row.narrowed is not None
-    ]
-
-
-def _guards(guardrails: Sequence[GuardrailRow]) -> list[str]:
-    said = {
-        "holds": "a harm of {} is ruled out",
-        "broken": "it surely got worse by more than {}",
-        "open": "whether it got worse by {} is not known yet",
-    }
-    return [
-        f"What must not get worse: {row.guardrail} with {row.variant}, {row.control:.3g} → {row.treatment:.3g}; "
-        f"{said[row.state].format(percent(row.margin, 0))}."
-        for row in guardrails
-    ]
-
-
-def _sliced(slices: Sequence[SliceRow], setting: Setting) -> list[str]:
-    alpha = 1 - setting.confidence
-    sure = [row for row in slices if row.change is not None and row.p_holm is not None and row.p_holm < alpha]
-    if not slices:
-        return []
-    if not sure:
-        return ["In no single group of customers is a difference sure after correction for their number."]
-    return [
-        f"Where {row.dimension} is {row.value}, {setting.metric} with {row.variant} is "
-        f"{words(row.change, setting.confidence)}; corrected p {p_value(row.p_holm)}."
-        for row in sure
-        if row.change is not None and row.p_holm is not None
-    ]
-
-
-def _left_out(setting: Setting, counts: Counts) -> list[str]:
-    told = []
-    if counts.immature:
-        what = (
-            "are read with what they did so far, so that the interval promises less than it says"
-            if setting.immature
-            else "are left out"
-        )
-        told.append(f"{counts.immature:,} customers whose {setting.window_days} days are not over {what}.")
-    if counts.crossed:
-        told.append(f"{counts.crossed:,} customers saw two variants and are left out.")
-    if counts.anonymous:
-        told.append(f"{counts.anonymous:,} answers to nobody known are left out: they cannot be followed.")
-    if setting.held_out:
-        told.append(
-            f"{percent(setting.held_out)} of all customers are held out of every experiment; what is read here holds "
-            "for the others."
-        )
-    if setting.shadows:
-        told.append(
-            f"{', '.join(setting.shadows)} answers unseen: its customers see {setting.control} and count as such."
-        )
-    return told

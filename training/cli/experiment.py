@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
+import pandas as pd
 import typer
 
 from eval.experiment import customers as c
-from eval.experiment.comparison import CLICKS, CONVERSION, PER_EXPOSURE, VALUE
+from eval.experiment.comparison import CLICKS, CONVERSION, METRICS
 from eval.experiment.counterfactual import AskedCounterfactual
 from eval.experiment.credits import HOURS
 from eval.experiment.guardrails import margins
@@ -29,6 +29,7 @@ from eval.report.index import write_index
 from feature_repo import schema as s
 from feature_repo.tables import Tables
 from serving.errors import ConfigError
+from serving.experiments_file import LIVE
 from serving.settings import Settings
 from training.cli.experiment_counterfactual import rules_of, value
 from training.cli.experiment_data import (
@@ -41,16 +42,9 @@ from training.cli.experiment_data import (
     tables_of,
     teams_of,
 )
+from training.cli.experiment_options import LOGGED, MIXED, SPLIT, refuse_misplaced
+from training.cli.features import instant
 from training.cli.progress import shown
-
-
-class Metric(StrEnum):
-    """What decides."""
-
-    CONVERSION = CONVERSION
-    VALUE = VALUE
-    CLICKS = CLICKS
-    PER_EXPOSURE = PER_EXPOSURE
 
 
 def register(app: typer.Typer) -> None:
@@ -59,6 +53,7 @@ def register(app: typer.Typer) -> None:
 
 
 def experiment_command(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The experiment, as the exposures call it.")],
     shares: Annotated[
         str | None,
@@ -82,8 +77,12 @@ def experiment_command(
         ),
     ] = None,
     metric: Annotated[
-        Metric | None,
-        typer.Option(help="What decides; default: conversion, clicks where interleaved or --counterfactual."),
+        str | None,
+        typer.Option(
+            metavar="METRIC",
+            help=f"What decides: {', '.join(METRICS)}; default: conversion, clicks where interleaved or "
+            "--counterfactual.",
+        ),
     ] = None,
     window: Annotated[
         int,
@@ -123,6 +122,13 @@ def experiment_command(
     immature: Annotated[
         bool, typer.Option("--immature", help="Keep customers whose window is not over.")
     ] = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            metavar="T",
+            help="Read exposures from the last change of shares on, ISO 8601; default: from the first.",
+        ),
+    ] = None,
     hours: Annotated[
         float,
         typer.Option(
@@ -160,9 +166,10 @@ def experiment_command(
     settings = Settings.load()
     directory = tables or tables_of(settings)
     if counterfactual is not None:
+        refuse_misplaced(context, name, LOGGED)
         chosen = AskedCounterfactual(
             bundle=counterfactual,
-            metric=(metric or Metric.CLICKS).value,
+            metric=metric or CLICKS,
             confidence=confidence,
             clip=clip,
             hours=hours,
@@ -182,19 +189,24 @@ def experiment_command(
             )
         tell(settings, valued, as_json=as_json)
         return
-    if rules or clip is not None:
+    if name == LIVE:
         raise ConfigError(
-            "expected --rules and --clip with --counterfactual, found none; name the bundle to value"
+            f"expected --counterfactual BUNDLE with {LIVE}, which stands for answers outside experiments, found none; "
+            "name the bundle to value, or an experiment"
         )
     exposures = exposures_of(directory, name, also=ALSO)
+    mixed = is_interleaved(exposures, name)
+    there = (exposures[c.EXPERIMENT] == name).any()
+    refuse_misplaced(context, name, MIXED if mixed else SPLIT if there else None)
+    start = None if since is None else pd.Timestamp(instant(since, "--since"))
     made_at = datetime.now(UTC)
     reading: AnyReading
     with shown(quiet=as_json) as progress, Tables.open(directory) as opened:
-        if is_interleaved(exposures, name):
+        if mixed:
             teams = teams_of(settings, name, exposures, control)
             question = AskedInterleaving(
                 *teams,
-                metric=(metric or Metric.CLICKS).value,
+                metric=metric or CLICKS,
                 smallest=smallest,
                 confidence=confidence,
                 power=power,
@@ -214,7 +226,7 @@ def experiment_command(
             asked = Asked(
                 shares=plan.shares,
                 control=control,
-                metric=(metric or Metric.CONVERSION).value,
+                metric=metric or CONVERSION,
                 smallest=smallest,
                 confidence=confidence,
                 power=power,
@@ -231,7 +243,14 @@ def experiment_command(
             now = known_until(exposures, interactions, as_of)
             progress("joining exposures and outcomes", 1, 2)
             enrolled = c.enrol(
-                exposures, interactions, name, now=now, window_days=window, past_days=past, immature=immature
+                exposures,
+                interactions,
+                name,
+                now=now,
+                window_days=window,
+                past_days=past,
+                immature=immature,
+                since=start,
             )
             reading = read(
                 enrolled,
@@ -242,6 +261,7 @@ def experiment_command(
                 window_days=window,
                 past_days=past,
                 immature=immature,
+                since=start,
                 attributes=attributes_of(opened),
                 made_at=made_at,
             )

@@ -10,13 +10,14 @@ from eval.experiment.counterfactual import AskedCounterfactual, value_slots
 from eval.experiment.counterfactual_results import CounterfactualReading
 from feature_repo import store as feature_store
 from feature_repo.tables import Tables
-from serving.experiments_file import Experiments
+from serving.experiments_file import LIVE, Experiments
 from serving.rules.file import read as read_rules
 from serving.settings import Settings
 from training.cli.experiment_data import exposures_of, interactions_of, known_until
 from training.cli.progress import Progress
-from training.counterfactual import ALSO, LIVE, Recommenders, logged_slots, target_of
+from training.counterfactual import ALSO, check_ripe, logged_slots
 from training.dataset import states_at
+from training.logged_bundles import Recommenders, target_of
 from training.train import current_features, one_job
 
 
@@ -62,6 +63,7 @@ def value(
     with one_job(settings), Tables.open(directory) as tables:
         interactions = interactions_of(tables)
         now = known_until(exposures, interactions, as_of)
+        check_ripe(exposures, asked, now=now.to_pydatetime(), window_days=window_days, immature=immature)
         current_features(settings, tables, progress)
         store = feature_store.open_store(settings.store)
         logged = logged_slots(
@@ -83,5 +85,6 @@ def value(
         name=name,
         now=now,
         window_days=window_days,
+        immature=immature,
         made_at=made_at,
     )

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from serving.bundle import NAME, verify
+from serving.dropped_rules import dropped_rules
 from serving.errors import BundleError, ConfigError, NextbestError
 from serving.experiments_file import (
     FALLBACK,
@@ -26,6 +27,7 @@ from serving.settings import Settings
 from serving.told import Files, LiveRules
 from serving.variants import Scale, positions
 from training.cli.checked import asked, under
+from training.cli.experiments_doubts import alike, unmatched, unreached
 from training.cli.tables import console
 
 _EVERYWHERE = "everywhere"
@@ -47,7 +49,10 @@ def check_command(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
-    """Explain a file: experiments, shares, bundles, whom they are for. Exit code 2 where it would not be taken up."""
+    """Explain a file: experiments, shares, bundles, whom they are for. Exit code 2 where it would not be taken up.
+
+    Warns of hard rules that a variant drops, of experiments that nobody can be in, and of variants that do not differ.
+    """
     settings = Settings.load()
     path = asked(file, settings.experiments)
     files = Files(settings.live, settings.slot, rules=settings.rules, experiments=path)
@@ -68,12 +73,17 @@ def check_command(
         for experiment in told.experiments
         for variant, share in zip(experiment.variants, _shares(experiment), strict=True)
     ]
+    warnings = [*dropped_rules(rules, plan), *unreached(told), *alike(rows), *unmatched(settings, told)]
     if as_json:
-        typer.echo(json.dumps({"holdout": told.holdout, "digest": told.digest, "variants": rows}))
+        about = {"holdout": told.holdout, "digest": told.digest}
+        typer.echo(json.dumps({**about, "variants": rows, "warnings": warnings}))
     elif rows or told.holdout:
         _print(told, rows)
     else:
         typer.echo(f"no experiments in {path}: everybody sees what is live")
+    if not as_json:
+        for sentence in warnings:
+            typer.echo(f"warning: {sentence}")
     problems = [row["state"] for row in rows if row["state"] != _WHOLE]
     if problems:
         raise BundleError(f"{path}: {problems[0]}")
@@ -91,11 +101,19 @@ def assign_command(
     It is for those that its surfaces and customers match and that are in no earlier experiment of the file. Sessions
     are in no holdout: where there is one, what it says of their ids holds for customers.
     """
-    told = Experiments.read(Settings.load().experiments)
+    path = Settings.load().experiments
+    told = Experiments.read(path)
     experiment = next((one for one in told.experiments if one.name == name), None)
     if experiment is None and name != HOLDOUT:
-        there = ", ".join([*(one.name for one in told.experiments), HOLDOUT])
-        raise ConfigError(f"expected the name of an experiment (there are: {there}), found {name!r}")
+        there = [*(one.name for one in told.experiments), *([HOLDOUT] if told.holdout else [])]
+        if not path.exists():
+            raise ConfigError(
+                f"expected the experiment {name!r} in {path}, found no such file; write it, or set NEXTBEST_HOME to "
+                "the home that has it"
+            )
+        raise ConfigError(
+            f"expected the name of an experiment in {path} (there are: {', '.join(there) or 'none'}), found {name!r}"
+        )
     held_out = positions(told.holdout_salt)
     rows = [
         {

@@ -105,7 +105,7 @@ def engine_of(name: EngineName) -> EngineOf:
     return SparkEngine
 
 
-def instant(text: str) -> datetime:
+def instant(text: str, option: str = "--as-of") -> datetime:
     """Parse an ISO 8601 instant; without an offset it is UTC.
 
     Raises
@@ -117,7 +117,7 @@ def instant(text: str) -> datetime:
         parsed = datetime.fromisoformat(text)
     except ValueError as error:
         raise ConfigError(
-            f"expected an instant such as 2026-01-31T00:00, found {text!r}; correct --as-of"
+            f"expected an instant such as 2026-01-31T00:00, found {text!r}; correct {option}"
         ) from error
     return parsed.replace(tzinfo=UTC) if parsed.tzinfo is None else parsed.astimezone(UTC)
 

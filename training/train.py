@@ -27,6 +27,7 @@ from serving.settings import Settings
 from training.assemble import assemble
 from training.backtest import Backtest, Verdict, backtest, gate
 from training.dataset import TrainingSet
+from training.gap import refuse_gap
 from training.publish import store
 from training.recipe import Recipe, TrainConfig
 
@@ -168,6 +169,7 @@ def train(
     """
     sweep(settings.bundles)
     with Tables.open(directory) as tables:
+        refuse_gap(tables, config, live_recipe(settings), live_manifest(settings))
         features = current_features(settings, tables, progress)
         judged = judge(settings, tables, config, now=now, progress=progress)
         version, unranked = refit(

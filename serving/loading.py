@@ -20,7 +20,7 @@ from serving import golden
 from serving.attributes import AttributeReader
 from serving.bundle import Bundle, load
 from serving.errors import BundleError, FeatureUnavailable, NextbestError
-from serving.features import CustomerState, FeatureReader, Reading
+from serving.features import CustomerState, FeatureReader, Kind, Reading
 from serving.metrics import Metrics
 from serving.online import OnlineReader
 from serving.overlay import Overlay, since_of
@@ -62,7 +62,7 @@ class GuardedReader(FeatureReader):
         return self._failures == 0 and self._pace < QUICK_SECONDS
 
     @property
-    def attributes(self) -> Mapping[str, str]:
+    def attributes(self) -> Mapping[str, Kind]:
         """See ``FeatureReader``."""
         return self._reader.attributes
 

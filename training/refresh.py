@@ -180,9 +180,7 @@ class _Call:
                 return self._told_published()
             self._look_at_the_champion()
             if REFIT not in self.run.seconds:
-                refuse_gap(
-                    tables, self._config, live_recipe(self._settings), live_manifest(self._settings)
-                )
+                refuse_gap(tables, self._config, live_recipe(self._settings), live_manifest(self._settings))
                 features = self._features(tables)
                 self._step(GATE, partial(self._judged, tables))
                 self._step(REFIT, partial(self._refitted, tables, features))

@@ -131,7 +131,9 @@ def _midnight(asked: datetime | None, now: datetime) -> datetime:
     midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
     end = midnight if asked is None else asked.replace(tzinfo=UTC)
     if end > midnight:
-        raise ConfigError(f"expected --ends-at up to {midnight:%Y-%m-%d}, found {end:%Y-%m-%d}; give an earlier day")
+        raise ConfigError(
+            f"expected --ends-at up to {midnight:%Y-%m-%d}, found {end:%Y-%m-%d}; give an earlier day"
+        )
     return end
 
 

@@ -15,7 +15,8 @@ from feast.errors import FeatureViewNotFoundException
 
 from feature_repo import names as v
 from feature_repo.point_read import PointReader
-from serving.errors import ConfigError, FeatureUnavailable
+from feature_repo.sqlite_file import is_damage
+from serving.errors import ConfigError, FeatureDamaged, FeatureUnavailable
 from serving.features import CustomerState, FeatureReader, Kind
 
 if TYPE_CHECKING:
@@ -81,6 +82,11 @@ class AttributeReader(FeatureReader):
         try:
             rows = [self._rows.values(row) for row in self._rows.read(customer_ids)]
         except Exception as error:
+            if is_damage(error):
+                raise FeatureDamaged(
+                    f"expected a sound online store, found it damaged ({error}); `nextbest features TABLES` makes it "
+                    "anew"
+                ) from error
             raise FeatureUnavailable(
                 f"expected an answer of the online store within {self._timeout_ms:.0f} ms, "
                 f"found {type(error).__name__}: {error}; check it"

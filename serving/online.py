@@ -25,8 +25,9 @@ from feast import FeatureStore
 from feature_repo import names as v
 from feature_repo.point_read import Columns, PointReader, Row
 from feature_repo.recent import History
+from feature_repo.sqlite_file import is_damage
 from serving.attributes import attribute_kinds
-from serving.errors import BundleError, FeatureUnavailable
+from serving.errors import BundleError, FeatureDamaged, FeatureUnavailable
 from serving.features import CustomerState, FeatureReader, Kind, Reading
 
 log = logging.getLogger("nextbest")
@@ -145,6 +146,10 @@ class OnlineReader(FeatureReader):
         return Reading(finish, rows.drop)
 
     def _fail(self, error: Exception) -> NoReturn:
+        if is_damage(error):
+            raise FeatureDamaged(
+                f"expected a sound online store, found it damaged ({error}); `nextbest features TABLES` makes it anew"
+            ) from error
         raise FeatureUnavailable(
             f"expected an answer of the online store within {self._timeout_ms:.0f} ms, "
             f"found {type(error).__name__}: {error}; check it"

@@ -15,11 +15,10 @@ import typer
 from eval.world import WorldConfig, simulate
 from feature_repo import schema as s
 from feature_repo.tables import Tables
-from feature_repo.validate import validate
+from feature_repo.validate import refuse_failed, validate
 from serving.errors import ConfigError
 from serving.process import start_service
 from serving.settings import Settings
-from training.cli.features import sound
 from training.cli.progress import shown
 from training.cli.tables import answer, console
 from training.cli.train import show
@@ -71,7 +70,8 @@ def demo_command(
     del world
 
     step(2, "validate the tables")
-    findings = validate(tables, now=now).findings
+    found = validate(tables, now=now)
+    findings = found.findings
     for finding in findings:
         if finding.status != "PASS":
             screen.print(
@@ -80,7 +80,7 @@ def demo_command(
     screen.print(
         f"    {sum(finding.status == 'PASS' for finding in findings)} of {len(findings)} checks pass"
     )
-    sound(tables)
+    refuse_failed(found)
 
     step(3, "build features, register them with Feast, bring them online")
     with one_job(settings), shown() as progress, Tables.open(tables) as opened:

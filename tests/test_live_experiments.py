@@ -106,6 +106,7 @@ def test_an_interleaved_answer_mixes_both_lists_and_its_exposure_knows_whose(
             assert item.product_id in own
         firsts[exposure.items[0].team] += 1
     assert min(firsts["control"], firsts["other"]) > 15
+    (tmp_path / "tables").mkdir()
     found = run("events", "export", "--to", tmp_path / "tables", home=home.home)
     assert found.code == 0, found.err
     rows = pd.read_parquet(tmp_path / "tables" / "exposures.parquet")

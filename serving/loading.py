@@ -33,7 +33,9 @@ log = logging.getLogger("nextbest")
 FAILURES: Final = 3
 #: What ``/readyz`` says while the online store fails.
 AWAY: Final = "the online store does not answer: answers are without recent history"
-DAMAGED: Final = "the online store is damaged, answers lack recent history: `nextbest features TABLES` makes it anew"
+DAMAGED: Final = (
+    "the online store is damaged, answers lack recent history: `nextbest features TABLES` makes it anew"
+)
 REST_SECONDS: Final = 1.0
 #: A store is quick while its reads take less; of a slow read each later one forgets a part.
 QUICK_SECONDS: Final = 0.005

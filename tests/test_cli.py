@@ -385,7 +385,7 @@ DAYS = [f"2026-{month:02d}-{day:02d}" for month in range(1, 7) for day in (1, 8,
     ("rows", "told"),
     [
         ([("c1", "p1", DAYS[0], "purchase")], "found 0 days"),
-        ([("c1", "p1", day, "view") for day in DAYS], "nothing to judge by"),
+        ([("c1", "p1", day, "view") for day in DAYS], "to judge recipes by; found 0"),
         ([("c1", "p1", "2026-01-01", "purchase"), ("c1", "p2", "2026-01-09", "purchase")], "found 8 days"),
     ],
     ids=["one purchase", "only views", "a week"],

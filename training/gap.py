@@ -73,6 +73,6 @@ def _refuse_fewer(
     raise DataError(
         f"expected at least {fewest} purchase{'s' * (fewest > 1)} by known customers from {start:%Y-%m-%d} to "
         f"{end:%Y-%m-%d}, the last {days} days of {tables.directory}, {why}; found {found}{last}; nothing is published "
-        "and what is live stays live: put what was sold since into the tables, or run it again once there are "
+        "and what is live stays live: put what was sold in these days into the tables, or run it again once there are "
         f"more{otherwise}"
     )

@@ -64,7 +64,7 @@ class Window:
         inside = bought[(bought[s.AT] >= at) & (bought[s.AT] < end)]
         if inside.empty:
             raise DataError(
-                f"expected purchases by known customers from {at} to {end}, found none; "
+                f"expected purchases by known customers from {at:%Y-%m-%d} to {end:%Y-%m-%d}, found none; "
                 "there is nothing to judge by: give purchases in the last weeks, or a longer horizon_days"
             )
         before = bought[bought[s.AT] < at]

@@ -9,6 +9,7 @@ the name the upper floors use. Each message says what was expected, what was fou
     │   └── HomeBusy               another job holds the home         → `refresh` exits 75
     ├── BundleError                a published artifact is not whole  → not ready
     ├── FeatureUnavailable         the online store is down or slow   → degrade, count, serve
+    │   └── FeatureDamaged         its file is damaged                → and tell how it is made anew
     └── EventLogUnavailable        the event log cannot take an event → 503 with Retry-After
 """
 
@@ -19,6 +20,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "EventLogUnavailable",
+    "FeatureDamaged",
     "FeatureUnavailable",
     "HomeBusy",
     "NextbestError",
@@ -47,6 +49,10 @@ class BundleError(NextbestError):
 
 class FeatureUnavailable(NextbestError):  # noqa: N818 - the name is part of the contract
     """The online store did not answer in time; the caller serves without features."""
+
+
+class FeatureDamaged(FeatureUnavailable):
+    """The file of the online store is damaged: it stays so until the features are brought online again."""
 
 
 class EventLogUnavailable(NextbestError):  # noqa: N818 - the name is part of the contract

@@ -23,6 +23,7 @@ from feast.protos.feast.types.Value_pb2 import Value
 
 from feature_repo.bulk import bulk_string, entity_keys
 from feature_repo.errors import DataError
+from feature_repo.sqlite_file import file_of
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -210,7 +211,13 @@ class _Sqlite:
         return _Lazy(partial(self._read, entities))
 
     def _read(self, entities: Sequence[str]) -> list[Row]:
-        connection = self._connection()
+        try:
+            return self._rows(self._connection(), entities)
+        except sqlite3.Error:
+            self._drop()  # a file that is repaired meanwhile is another one
+            raise
+
+    def _rows(self, connection: sqlite3.Connection, entities: Sequence[str]) -> list[Row]:
         rows: list[Row] = []
         for key in entity_keys(self._join_key, entities):
             row: Row = [None] * self._width
@@ -225,9 +232,20 @@ class _Sqlite:
         for connection in self._opened:
             connection.close()
 
+    def _drop(self) -> None:
+        held: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if held is not None:
+            self._local.connection = None
+            self._opened.remove(held)
+            held.close()
+
     def _connection(self) -> sqlite3.Connection:
         held: sqlite3.Connection | None = getattr(self._local, "connection", None)
+        if held is not None and self._local.file != file_of(self._path):
+            self._drop()
+            held = None
         if held is None:
+            self._local.file = file_of(self._path)
             held = sqlite3.connect(
                 f"{self._path.as_uri()}?mode=ro", uri=True, timeout=self._timeout_s, check_same_thread=False
             )

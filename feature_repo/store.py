@@ -24,6 +24,7 @@ from feature_repo import schema as s
 from feature_repo.casts import quoted
 from feature_repo.errors import ConfigError, FeatureUnavailable
 from feature_repo.files import parquet_files, read_parquet
+from feature_repo.sqlite_file import is_damage
 
 if TYPE_CHECKING:
     from feast import FeatureStore
@@ -112,10 +113,14 @@ def apply(config: StoreConfig, features: FeatureSet) -> FeatureStore:
     try:
         store = open_store(config)
         store.apply(definitions(features))
-    except Exception:
-        if not config.registry_path.exists():
+    except Exception as error:
+        if is_damage(error) and config.sqlite_path.exists():
+            _put_aside(config.sqlite_path)
+            _in_wal_mode(config.sqlite_path)
+        elif config.registry_path.exists():
+            config.registry_path.replace(config.registry_path.with_suffix(".damaged"))
+        else:
             raise
-        config.registry_path.replace(config.registry_path.with_suffix(".damaged"))
         store = open_store(config)
         store.apply(definitions(features))
     return store
@@ -182,8 +187,13 @@ def applied(config: StoreConfig, features: FeatureSet) -> tuple[FeatureStore, bo
     try:
         return store, is_online(store, features)
     except sqlite3.DatabaseError:
-        _put_aside(config.sqlite_path)
-        return apply(config, features), False
+        return applied_anew(config, features), False
+
+
+def applied_anew(config: StoreConfig, features: FeatureSet) -> FeatureStore:
+    """Return the store, applied, with an embedded online store that is empty: what there was is put aside."""
+    _put_aside(config.sqlite_path)
+    return apply(config, features)
 
 
 def is_online(store: FeatureStore, features: FeatureSet) -> bool:

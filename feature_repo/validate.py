@@ -23,7 +23,7 @@ from feature_repo.schema import CONSENT_PREFIX, CUSTOMERS, ROW_NUMBER, TABLES, T
 from feature_repo.tables import Tables
 from feature_repo.views import stored_columns
 
-__all__ = ["Finding", "Status", "Validation", "check_rows", "refuse_failed", "require_sound", "validate"]
+__all__ = ["Finding", "Status", "Validation", "check_rows", "refuse_failed", "validate"]
 
 _EXAMPLES = 3
 _FIELDS = 6
@@ -84,19 +84,14 @@ def validate(tables_dir: str | Path, *, now: datetime | None = None, memory_limi
         return Validation(str(tables_dir), tuple(check_rows(tables, now=now)))
 
 
-def require_sound(tables_dir: str | Path, *, now: datetime) -> None:
-    """Refuse tables that fail a check.
+def refuse_failed(validation: Validation) -> None:
+    """Refuse tables of which a check failed.
 
     Raises
     ------
     DataError
-        A check fails; the first finding is told.
+        A check failed; the first finding is told.
     """
-    refuse_failed(validate(tables_dir, now=now))
-
-
-def refuse_failed(validation: Validation) -> None:
-    """Refuse tables of which a check failed; see ``require_sound``."""
     failed = [finding for finding in validation.findings if finding.status == "FAIL"]
     if failed:
         first = failed[0]

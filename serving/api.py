@@ -106,6 +106,30 @@ def _value(value: Any) -> Scalar:
 Value = Annotated[Scalar, PlainValidator(_value), WithJsonSchema(_SCALAR)]
 
 
+def _value_or_null(value: Any) -> Scalar | None:
+    if value is not None and not _scalar(value):
+        raise sentence(
+            f"expected {_STRING}, a finite number, a boolean, or null for not known, found {shown(value)}"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+ValueOrNull = Annotated[
+    Scalar | None,
+    PlainValidator(_value_or_null),
+    WithJsonSchema({"anyOf": [*_SCALAR["anyOf"], {"type": "null"}]}),
+]
+
+
+def _paid(value: float) -> float:
+    if value < 0:
+        raise sentence(
+            f"expected a value of 0 or more (what is sent back is an event of the kind return, with a positive value), "
+            f"found {shown(value)}"
+        )
+    return value
+
+
 def _instant(value: Any) -> Any:
     if not isinstance(value, str):
         raise sentence(f"expected a time as ISO 8601 with a time zone, found {shown(value)}")
@@ -214,7 +238,8 @@ class SimilarRequest(_Request):
 class FeedbackEvent(_Request):
     """Something a customer, or a session without one, did with a product.
 
-    ``at`` is ISO 8601 with a time zone, by default the time of receipt; ``value`` is money.
+    ``at`` is ISO 8601 with a time zone, by default the time of receipt; ``value`` is money, never below zero: what is
+    sent back is of the kind ``return``.
     """
 
     event_id: Id | None = None
@@ -223,7 +248,7 @@ class FeedbackEvent(_Request):
     product_id: Id
     kind: Literal["view", "click", "cart", "purchase", "return", "impression", "dismiss"]
     at: Annotated[AwareDatetime, BeforeValidator(_instant)] | None = None
-    value: Price = 0.0
+    value: Annotated[Price, AfterValidator(_paid), WithJsonSchema({"type": "number", "minimum": 0})] = 0.0
     request_id: Id | None = None
 
     @model_validator(mode="after")
@@ -259,11 +284,16 @@ class Rejected(BaseModel):
 
 
 class FeedbackResponse(BaseModel):
-    """How many events are durable now, how many were known before, and which do not fit."""
+    """How many events are durable now, how many were known before, and which do not fit.
+
+    ``unknown_products`` are those of events that were taken, and that the live bundle does not know: newer than it, or
+    mistyped. None are told while no bundle is loaded.
+    """
 
     accepted: int
     duplicates: int
     rejected: list[Rejected]
+    unknown_products: list[str]
 
 
 class ProductChange(_Request):
@@ -302,11 +332,14 @@ class ProductChanges(_Request):
 
 
 class CustomerChange(_Request):
-    """What is different about a customer from now on; ``consent`` is by channel."""
+    """What is different about a customer from now on; ``consent`` is by channel.
+
+    An attribute that is null is not known any more.
+    """
 
     customer_id: Who
     consent: Annotated[dict[Id, Annotated[bool, Field(strict=True)]], Field(max_length=20)] = {}
-    attributes: Annotated[dict[Id, Value], Field(max_length=100)] = {}
+    attributes: Annotated[dict[Id, ValueOrNull], Field(max_length=100)] = {}
 
     @model_validator(mode="after")
     def _something(self) -> CustomerChange:
@@ -316,7 +349,7 @@ class CustomerChange(_Request):
 
     @field_validator("attributes")
     @classmethod
-    def _apart(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+    def _apart(cls, value: dict[str, Scalar | None]) -> dict[str, Scalar | None]:
         """Refuse consent among attributes, where it could be anything."""
         for name in value:
             if name.lower().startswith(s.CONSENT_PREFIX):
@@ -330,10 +363,13 @@ class CustomerChange(_Request):
         consents = {f"{s.CONSENT_PREFIX}{channel}": given for channel, given in self.consent.items()}
         return consents | self.attributes
 
-    def columns(self) -> dict[str, str]:
-        """Return the column that each field changes, by the field's path."""
-        consents = {f"consent.{channel}": f"{s.CONSENT_PREFIX}{channel}" for channel in self.consent}
-        return consents | {f"attributes.{name}": name for name in self.attributes}
+    def columns(self) -> dict[str, tuple[str, Scalar | None]]:
+        """Return the column that each field changes and what it becomes, by the field's path."""
+        consents: dict[str, tuple[str, Scalar | None]] = {
+            f"consent.{channel}": (f"{s.CONSENT_PREFIX}{channel}", given)
+            for channel, given in self.consent.items()
+        }
+        return consents | {f"attributes.{name}": (name, value) for name, value in self.attributes.items()}
 
 
 class CustomerChanges(_Request):
@@ -343,7 +379,7 @@ class CustomerChanges(_Request):
 
 
 class Ignored(BaseModel):
-    """What of a change is kept and used by nothing now: the path in the request, and why."""
+    """What of a change is used by nothing now: the path in the request, and why."""
 
     field: str
     why: str
@@ -353,7 +389,8 @@ class ChangesResponse(BaseModel):
     """How many changes are durable now.
 
     ``unknown`` are products that the live bundle does not know (yet); ``ignored`` are attributes and consent channels
-    that the shop's tables do not have, and values that are not of the attribute's type.
+    that the shop's tables do not have, which are kept until they do, and values that are not of the attribute's type,
+    which are not: a change of nothing else is not counted.
     """
 
     accepted: int

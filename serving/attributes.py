@@ -1,7 +1,7 @@
-"""A reader of some attributes of customers alone, for experiments that are for certain customers only.
+"""The attributes of customers: of which kinds they are, and a reader of some of them alone.
 
-Apart from the reader of the bundles (``serving.online``): which attributes are asked for depends on the experiments
-alone, and what a bundle is given must not depend on them.
+The reader is for experiments that are for certain customers only, apart from that of the bundles (``serving.online``):
+which attributes are asked for depends on the experiments alone, and what a bundle is given must not depend on them.
 """
 
 from __future__ import annotations
@@ -9,24 +9,34 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from feast.errors import FeatureViewNotFoundException
-from feast.types import Bool, String
 
 from feature_repo import names as v
 from feature_repo.point_read import PointReader
-from serving.errors import ConfigError, FeatureUnavailable
-from serving.features import CustomerState, FeatureReader
+from feature_repo.sqlite_file import is_damage
+from serving.errors import ConfigError, FeatureDamaged, FeatureUnavailable
+from serving.features import CustomerState, FeatureReader, Kind
 
 if TYPE_CHECKING:
-    from feast import FeatureStore, FeatureView
+    from feast import FeatureStore
+
+#: What values of a Feast type are; all others are numbers.
+_KINDS: Final[Mapping[str, Kind]] = {
+    "STRING": "a text",
+    "BOOL": "true or false",
+    "UNIX_TIMESTAMP": "a time as ISO 8601",
+}
 
 
-def kinds(view: FeatureView) -> dict[str, str]:
-    """Return what each feature of the view of customers' attributes holds; see ``FeatureReader.attributes``."""
-    told = {String: "a text", Bool: "true or false"}
-    return {feature.name: told.get(feature.dtype, "a number") for feature in view.features}
+def attribute_kinds(store: FeatureStore) -> dict[str, Kind]:
+    """Return the attributes of customers by name; a shop that knows nothing of its customers has none."""
+    try:
+        view = store.get_feature_view(v.CUSTOMER_ATTRIBUTES)
+    except FeatureViewNotFoundException:
+        return {}
+    return {field.name: _KINDS.get(field.dtype.to_value_type().name, "a number") for field in view.features}
 
 
 class AttributeReader(FeatureReader):
@@ -48,34 +58,35 @@ class AttributeReader(FeatureReader):
     """
 
     def __init__(self, store: FeatureStore, names: Collection[str], *, timeout_ms: float) -> None:
-        try:
-            view = store.get_feature_view(v.CUSTOMER_ATTRIBUTES)
-            known = kinds(view)
-        except FeatureViewNotFoundException:
-            view, known = None, {}
+        known = attribute_kinds(store)
         unknown = sorted(set(names) - set(known))
-        if view is None or unknown:
-            there = ", ".join(sorted(known)) or "none"
+        if unknown or not known:
             raise ConfigError(
-                f"expected attributes of customers (there are: {there}), found {unknown[0]}; "
-                "correct it, or run `nextbest features TABLES` with tables that have it"
+                f"expected attributes of customers (there are: {', '.join(sorted(known)) or 'none'}), found "
+                f"{unknown[0]}; correct it, or run `nextbest features TABLES` with tables that have it"
             )
+        view = store.get_feature_view(v.CUSTOMER_ATTRIBUTES)
         self._names = sorted(names)
-        self._attributes = MappingProxyType({name: known[name] for name in self._names})
+        self._kinds = {name: known[name] for name in self._names}
         self._keys = [v.row_key(v.CUSTOMER_ATTRIBUTES, name) for name in self._names]
         self._timeout_ms = timeout_ms
         self._rows = PointReader(store, [(view, name) for name in self._names], timeout_s=timeout_ms / 1000.0)
 
     @property
-    def attributes(self) -> Mapping[str, str]:
-        """Those it was made for; see ``FeatureReader``."""
-        return self._attributes
+    def attributes(self) -> Mapping[str, Kind]:
+        """The names it was made for."""
+        return self._kinds
 
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """See ``FeatureReader``."""
         try:
             rows = [self._rows.values(row) for row in self._rows.read(customer_ids)]
         except Exception as error:
+            if is_damage(error):
+                raise FeatureDamaged(
+                    f"expected a sound online store, found it damaged ({error}); `nextbest features TABLES` makes it "
+                    "anew"
+                ) from error
             raise FeatureUnavailable(
                 f"expected an answer of the online store within {self._timeout_ms:.0f} ms, "
                 f"found {type(error).__name__}: {error}; check it"

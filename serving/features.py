@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final, Literal
 
 import pandas as pd
 
@@ -21,6 +21,9 @@ from feature_repo import schema as s
 from feature_repo.recent import History
 
 Row = Mapping[str, Any]
+#: What the values of an attribute of customers are, in words.
+Kind = Literal["a text", "a number", "true or false", "a time as ISO 8601"]
+_NONE: Final[Mapping[str, Kind]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,9 @@ class FeatureReader:
         return True
 
     @property
-    def attributes(self) -> Mapping[str, str]:
-        """The attributes that the shop's table of customers has, columns of consent among them, and what each holds.
-
-        In the words of the catalog's columns: a text, a number, true or false.
-        """
-        return MappingProxyType({})
+    def attributes(self) -> Mapping[str, Kind]:
+        """The attributes that the shop's table of customers has, by name; columns of consent are among them."""
+        return _NONE
 
     def read(self, customer_ids: Sequence[str], at: datetime) -> list[CustomerState]:
         """Return one state an id, in order; unknown customers get the empty state.
@@ -114,6 +114,27 @@ class FrameReader(FeatureReader):
         """Return the states; see ``FeatureReader``."""
         empty = CustomerState()
         return [self._states.get(customer, empty) for customer in customer_ids]
+
+
+def is_of(kind: Kind, value: Any) -> bool:
+    """Whether an attribute of a kind can have a value."""
+    match kind:
+        case "true or false":
+            return isinstance(value, bool)
+        case "a number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "a text":
+            return isinstance(value, str)
+        case "a time as ISO 8601":
+            return isinstance(value, str) and _is_time(value)
+
+
+def _is_time(text: str) -> bool:
+    try:
+        datetime.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _listed(value: Any) -> list[Any]:

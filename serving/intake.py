@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, TypeVar
@@ -21,6 +21,7 @@ from feature_repo.recent import to_micros
 from serving.api import CustomerChanges, FeedbackEvent, FeedbackRequest, ProductChanges
 from serving.errors import EventLogUnavailable
 from serving.events import Change, Event, EventLog
+from serving.features import Kind, is_of
 from serving.metrics import Metrics
 from serving.served import Served
 from serving.validation import InvalidRequest, parse, shown
@@ -72,39 +73,57 @@ class Intake:
         accepted = sum(fresh)
         duplicates = len(fresh) - accepted
         self._metrics.told(accepted=accepted, duplicates=duplicates, rejected=len(rejected))
-        return orjson.dumps({"accepted": accepted, "duplicates": duplicates, "rejected": rejected})
+        known = None if served is None else served.live.bundle.catalog.index
+        unknown = [] if known is None else [one.product_id for one in events if one.product_id not in known]
+        return orjson.dumps(
+            {
+                "accepted": accepted,
+                "duplicates": duplicates,
+                "rejected": rejected,
+                "unknown_products": list(dict.fromkeys(unknown)),
+            }
+        )
 
     async def products(self, asked: ProductChanges, served: Served | None, request_id: str) -> bytes:
         """Answer ``/v1/products``."""
         at = to_micros(self._clock())
-        changes = [Change("product", one.product_id, one.values(), at) for one in asked.products]
         catalog = None if served is None else served.live.bundle.catalog
+        changes, ignored = [], []
+        for index, one in enumerate(asked.products):
+            values = one.values()
+            for name, value in one.attributes.items():
+                why = None if catalog is None else catalog.misfit(name, value)
+                if catalog is not None and why is not None:
+                    ignored.append({"field": f"products[{index}].attributes.{name}", "why": why})
+                    if name in catalog.attributes:
+                        del values[name]
+            changes.append(Change("product", one.product_id, values, at))
         unknown = [change.id for change in changes if catalog is None or change.id not in catalog.index]
-        ignored = [
-            {"field": f"products[{index}].attributes.{name}", "why": why}
-            for index, one in enumerate(asked.products)
-            for name, value in one.attributes.items()
-            if catalog is not None and (why := catalog.misfit(name, value)) is not None
-        ]
         return await self._changed(changes, unknown, ignored)
 
     async def customers(self, asked: CustomerChanges, served: Served | None, request_id: str) -> bytes:
         """Answer ``/v1/customers``."""
         at = to_micros(self._clock())
-        changes = [Change("customer", one.customer_id, one.values(), at) for one in asked.customers]
         known = None if served is None else served.live.features.attributes
-        ignored = [
-            {"field": f"customers[{index}].{field}", "why": _not_among(known, name)}
-            for index, one in enumerate(asked.customers)
-            for field, name in one.columns().items()
-            if known is not None and name not in known
-        ]
+        changes, ignored = [], []
+        for index, one in enumerate(asked.customers):
+            values = one.values()
+            for field, (name, value) in one.columns().items():
+                why = None if known is None else _misfit(known, name, value)
+                if known is not None and why is not None:
+                    ignored.append({"field": f"customers[{index}].{field}", "why": why})
+                    if name in known:
+                        del values[name]
+            changes.append(Change("customer", one.customer_id, values, at))
         return await self._changed(changes, [], ignored)
 
     async def _changed(
         self, changes: Sequence[Change], unknown: Sequence[str], ignored: Sequence[dict[str, str]]
     ) -> bytes:
-        await self._logged(lambda: self._log.append_changes(changes))
+        """Log what is left of changes: a value of another type would take the place of one that fits."""
+        changes = [change for change in changes if change.values]
+        if changes:
+            await self._logged(lambda: self._log.append_changes(changes))
         unknown = list(dict.fromkeys(unknown))
         return orjson.dumps({"accepted": len(changes), "unknown": unknown, "ignored": ignored})
 
@@ -159,10 +178,14 @@ def event_of(given: Any, *, now: datetime, name: str) -> Event:
     )
 
 
-def _not_among(known: Collection[str], name: str) -> str:
-    """Return why a change of a customer's column has no effect."""
-    there = ", ".join(sorted(known)) or "none"
-    return f"expected a column of the customers' table (there are: {there}), found none called {name}"
+def _misfit(known: Mapping[str, Kind], name: str, value: Any) -> str | None:
+    """Return why a change of a customer's column has no effect, in one sentence; None where it has one."""
+    if name not in known:
+        there = ", ".join(sorted(known)) or "none"
+        return f"expected a column of the customers' table (there are: {there}), found none called {name}"
+    if value is None or is_of(known[name], value):
+        return None
+    return f"expected {known[name]}, or null for not known, found {shown(value)}"
 
 
 def _content(event: FeedbackEvent) -> str:

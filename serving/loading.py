@@ -19,8 +19,8 @@ from feature_repo.store import open_store
 from serving import golden
 from serving.attributes import AttributeReader
 from serving.bundle import Bundle, load
-from serving.errors import BundleError, FeatureUnavailable, NextbestError
-from serving.features import CustomerState, FeatureReader, Reading
+from serving.errors import BundleError, FeatureDamaged, FeatureUnavailable, NextbestError
+from serving.features import CustomerState, FeatureReader, Kind, Reading
 from serving.metrics import Metrics
 from serving.online import OnlineReader
 from serving.overlay import Overlay, since_of
@@ -31,6 +31,11 @@ from serving.settings import Settings
 log = logging.getLogger("nextbest")
 
 FAILURES: Final = 3
+#: What ``/readyz`` says while the online store fails.
+AWAY: Final = "the online store does not answer: answers are without recent history"
+DAMAGED: Final = (
+    "the online store is damaged, answers lack recent history: `nextbest features TABLES` makes it anew"
+)
 REST_SECONDS: Final = 1.0
 #: A store is quick while its reads take less; of a slow read each later one forgets a part.
 QUICK_SECONDS: Final = 0.005
@@ -46,8 +51,14 @@ class GuardedReader(FeatureReader):
     """
 
     def __init__(
-        self, reader: FeatureReader, metrics: Metrics, *, monotonic: Callable[[], float] = time.monotonic
+        self,
+        reader: FeatureReader,
+        metrics: Metrics,
+        *,
+        monotonic: Callable[[], float] = time.monotonic,
+        note: Callable[[str], None] = lambda problem: None,
     ) -> None:
+        self._note = note
         self._reader = reader
         self._metrics = metrics
         self._monotonic = monotonic
@@ -62,7 +73,7 @@ class GuardedReader(FeatureReader):
         return self._failures == 0 and self._pace < QUICK_SECONDS
 
     @property
-    def attributes(self) -> Mapping[str, str]:
+    def attributes(self) -> Mapping[str, Kind]:
         """See ``FeatureReader``."""
         return self._reader.attributes
 
@@ -78,8 +89,8 @@ class GuardedReader(FeatureReader):
             began = perf_counter()
             try:
                 states = reading.finish()
-            except FeatureUnavailable:
-                self._failed()
+            except FeatureUnavailable as error:
+                self._failed(error)
                 raise
             self._succeeded((asking + perf_counter() - began) / max(len(customer_ids), 1))
             return states
@@ -90,17 +101,21 @@ class GuardedReader(FeatureReader):
         self._metrics.degraded("resting")
         raise FeatureUnavailable("expected the online store to answer, found it failing; resting; check it")
 
-    def _failed(self) -> None:
-        self._metrics.degraded("unavailable")
+    def _failed(self, error: FeatureUnavailable) -> None:
+        is_damaged = isinstance(error, FeatureDamaged)
+        self._metrics.degraded("damaged" if is_damaged else "unavailable")
+        self._note(DAMAGED if is_damaged else AWAY)
         with self._lock:
             self._failures += 1
             self._rests_until = self._monotonic() + REST_SECONDS
             if self._failures == FAILURES:
-                log.warning("the online store fails: answering without recent history")
+                log.warning("the online store fails, answering without recent history: %s", error)
 
     def _succeeded(self, seconds: float) -> None:
         if self._failures >= FAILURES:
             log.warning("the online store answers again")
+        if self._failures:
+            self._note("")
         self._failures = 0
         self._pace = max(seconds, self._pace * (1 - _FORGOTTEN))
 
@@ -135,6 +150,11 @@ class Loader:
         self._metrics = metrics
         self._clock = clock
         self._held: Bundle | None = None
+        #: What is wrong with the online store, in words; empty: nothing that a read has met.
+        self.problem = ""
+
+    def _noted(self, problem: str) -> None:
+        self.problem = problem
 
     def __call__(self, version: str) -> Recommender:
         """Return the recommender of ``version``.
@@ -179,7 +199,7 @@ class Loader:
         with self._store_expected():
             store = open_store(self._settings.store, offline=False)
             alone = AttributeReader(store, names, timeout_ms=self._settings.feature_timeout_ms)
-        reader = GuardedReader(alone, self._metrics)
+        reader = GuardedReader(alone, self._metrics, note=self._noted)
         return reader if self._overlay is None else self._overlay.reader(reader, since_of(live.bundle))
 
     def under(self, recommender: Recommender, rules: Rules) -> Recommender:
@@ -209,7 +229,7 @@ class Loader:
                 corrupt=lambda: self._metrics.degraded("corrupt"),
                 also=(*bundle.manifest.read, *also),
             )
-        guarded = GuardedReader(reader, self._metrics)
+        guarded = GuardedReader(reader, self._metrics, note=self._noted)
         return guarded if self._overlay is None else self._overlay.reader(guarded, since_of(bundle))
 
     @contextlib.contextmanager

@@ -25,7 +25,8 @@ _SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0
 _STAGE_SECONDS = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.25)
 
 
-DegradedReason = Literal["unavailable", "resting", "corrupt"]
+#: ``unavailable`` did not answer, ``resting`` was not asked for that, ``damaged`` is the store, ``corrupt`` a row.
+DegradedReason = Literal["unavailable", "resting", "corrupt", "damaged"]
 ExposureOutcome = Literal["taken", "dropped", "lost"]
 ShadowOutcome = Literal["same", "other", "failed", "skipped"]
 

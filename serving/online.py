@@ -21,14 +21,14 @@ from types import MappingProxyType
 from typing import Any, Final, NoReturn
 
 from feast import FeatureStore
-from feast.errors import FeatureViewNotFoundException
 
 from feature_repo import names as v
 from feature_repo.point_read import Columns, PointReader, Row
 from feature_repo.recent import History
-from serving.attributes import kinds
-from serving.errors import BundleError, FeatureUnavailable
-from serving.features import CustomerState, FeatureReader, Reading
+from feature_repo.sqlite_file import is_damage
+from serving.attributes import attribute_kinds
+from serving.errors import BundleError, FeatureDamaged, FeatureUnavailable
+from serving.features import CustomerState, FeatureReader, Kind, Reading
 
 log = logging.getLogger("nextbest")
 
@@ -84,7 +84,7 @@ class OnlineReader(FeatureReader):
             for view, name in self._resolve(store, service, schema_hash)
             if view.name in _WHOLE or v.row_key(view.name, name) in wanted
         ]
-        self._attributes = _attributes(store)
+        self._attributes = attribute_kinds(store)
         there = {v.row_key(view.name, name) for view, name in columns}
         columns += [
             (store.get_feature_view(v.CUSTOMER_ATTRIBUTES), name)
@@ -125,7 +125,7 @@ class OnlineReader(FeatureReader):
         return columns
 
     @property
-    def attributes(self) -> Mapping[str, str]:
+    def attributes(self) -> Mapping[str, Kind]:
         """See ``FeatureReader``."""
         return self._attributes
 
@@ -146,6 +146,10 @@ class OnlineReader(FeatureReader):
         return Reading(finish, rows.drop)
 
     def _fail(self, error: Exception) -> NoReturn:
+        if is_damage(error):
+            raise FeatureDamaged(
+                f"expected a sound online store, found it damaged ({error}); `nextbest features TABLES` makes it anew"
+            ) from error
         raise FeatureUnavailable(
             f"expected an answer of the online store within {self._timeout_ms:.0f} ms, "
             f"found {type(error).__name__}: {error}; check it"
@@ -189,11 +193,3 @@ class OnlineReader(FeatureReader):
     def close(self) -> None:
         """Release the connections."""
         self._rows.close()
-
-
-def _attributes(store: FeatureStore) -> Mapping[str, str]:
-    """Return the view of customers' attributes in words; a shop that knows nothing of its customers has none."""
-    try:
-        return MappingProxyType(kinds(store.get_feature_view(v.CUSTOMER_ATTRIBUTES)))
-    except FeatureViewNotFoundException:
-        return MappingProxyType({})

@@ -184,7 +184,7 @@ ENDPOINTS: Final = (
                 }
             ]
         },
-        answer={"accepted": 1, "duplicates": 0, "rejected": []},
+        answer={"accepted": 1, "duplicates": 0, "rejected": [], "unknown_products": []},
         needs_bundle=False,
     ),
     Endpoint(

@@ -21,7 +21,7 @@ from feature_repo.recent import to_micros
 from serving.bundle import Bundle
 from serving.errors import EventLogUnavailable
 from serving.events import CHANGES, Change, Entry, EventLog
-from serving.features import CustomerState, FeatureReader, Reading
+from serving.features import CustomerState, FeatureReader, Kind, Reading, is_of
 
 log = logging.getLogger("nextbest")
 
@@ -140,7 +140,7 @@ class _Changed(FeatureReader):
         return self._reader.is_quick
 
     @property
-    def attributes(self) -> Mapping[str, str]:
+    def attributes(self) -> Mapping[str, Kind]:
         """See ``FeatureReader``."""
         return self._reader.attributes
 
@@ -149,8 +149,9 @@ class _Changed(FeatureReader):
         reading = self._reader.begin(customer_ids, at)
 
         def finish() -> list[CustomerState]:
+            kinds = self.attributes
             return [
-                _with(state, self._overlay.customer(customer, self._since))
+                _with(state, self._overlay.customer(customer, self._since), kinds)
                 for customer, state in zip(customer_ids, reading.finish(), strict=True)
             ]
 
@@ -163,11 +164,17 @@ def since_of(bundle: Bundle) -> int:
     return to_micros(min(manifest.data.as_of, manifest.created_at))
 
 
-def _with(state: CustomerState, changed: Mapping[str, Any]) -> CustomerState:
-    told = {name: value for name, value in changed.items() if not name.startswith(s.CONSENT_PREFIX)}
+def _with(state: CustomerState, changed: Mapping[str, Any], kinds: Mapping[str, Kind]) -> CustomerState:
+    """Return the state with what fits of what was told; what is None now is not known, as if it never was."""
+    told = {
+        v.row_key(v.CUSTOMER_ATTRIBUTES, name): value
+        for name, value in changed.items()
+        if not name.startswith(s.CONSENT_PREFIX)
+        and (value is None or name not in kinds or is_of(kinds[name], value))
+    }
     if not told:
         return state
-    row = {**state.row, **{v.row_key(v.CUSTOMER_ATTRIBUTES, name): value for name, value in told.items()}}
+    row = {name: value for name, value in {**state.row, **told}.items() if told.get(name, value) is not None}
     return CustomerState(MappingProxyType(row), state.history, unread=state.unread)
 
 

@@ -25,7 +25,7 @@ from serving.bundle import Bundle
 from serving.case import Case, Cases, Prepared
 from serving.catalog import Filters
 from serving.draws import Draws, Told
-from serving.errors import BundleError, FeatureUnavailable
+from serving.errors import BundleError, FeatureDamaged, FeatureUnavailable
 from serving.features import CustomerState, FeatureReader, Reading
 from serving.filtering import Mask
 from serving.index import best
@@ -220,9 +220,10 @@ class Recommender:
             for at, keys, reading in begun.reads:
                 try:
                     states = reading.finish()
-                except FeatureUnavailable:
+                except FeatureUnavailable as error:
                     with self._counting:
                         self.degraded["features"] += 1
+                        self.degraded["damaged"] += isinstance(error, FeatureDamaged)
                     continue
                 known.update(zip([(at, key) for key in keys], states, strict=True))
         found = []

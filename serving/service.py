@@ -107,7 +107,7 @@ class Nextbest:
         metrics = Metrics()
         clock = partial(datetime.now, UTC)
         self._events = LiveEvents(settings, lost=partial(metrics.exposed, "lost"))
-        load = Loader(settings, metrics, clock=clock, overlay=self._events.overlay)
+        load = self._load = Loader(settings, metrics, clock=clock, overlay=self._events.overlay)
         self._follower = Follower(
             settings.live,
             settings.slot,
@@ -146,6 +146,8 @@ class Nextbest:
             lines.append(
                 "not all of live.json, rules.toml and experiments.toml is taken up: the log of the service says why"
             )
+        if self._load.problem:
+            lines.append(self._load.problem)
         return "\n".join([*lines, ""])
 
     async def __is_ready__(self) -> bool:

@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from time import sleep
 from typing import Any, get_args, get_type_hints
 
@@ -28,8 +29,8 @@ from serving.api import (
 from serving.app import Application
 from serving.catalog import Filters
 from serving.errors import FeatureUnavailable
-from serving.events import ExposureBuffer, open_log
-from serving.features import CustomerState, FeatureReader, FrameReader, Reading
+from serving.events import CHANGES, ExposureBuffer, open_log
+from serving.features import CustomerState, FeatureReader, FrameReader, Kind, Reading
 from serving.loading import FAILURES, QUICK_SECONDS, REST_SECONDS, GuardedReader
 from serving.metrics import Metrics
 from serving.openapi import DOCUMENT_PATH, document
@@ -316,7 +317,7 @@ def test_attributes_that_have_no_effect_are_told(api: Api) -> None:
 
 def test_attributes_and_channels_of_customers_that_nobody_has_are_told() -> None:
     class Known(FeatureReader):
-        attributes = frozenset({"region", "consent_email"})
+        attributes: Mapping[str, Kind] = {"region": "a text", "consent_email": "true or false"}
 
     held = Recommender(make_bundle(), Known())
     change = {
@@ -333,6 +334,72 @@ def test_attributes_and_channels_of_customers_that_nobody_has_are_told() -> None
         assert one["why"] == (
             f"expected a column of the customers' table (there are: consent_email, region), found none called {name}"
         )
+
+
+KINDS: dict[str, Kind] = {
+    "region": "a text",
+    "age": "a number",
+    "vip": "true or false",
+    "born": "a time as ISO 8601",
+}
+
+
+def test_values_of_customers_that_do_not_fit_are_told_by_kind() -> None:
+    class Known(FeatureReader):
+        attributes: Mapping[str, Kind] = KINDS
+
+    api = Api(lambda: Recommender(make_bundle(), Known()))
+
+    def why(**attributes: Any) -> dict[str, str]:
+        change = {"customer_id": "c01", "attributes": attributes}
+        told = api.ask("/v1/customers", {"customers": [change]}).json()
+        lead = "customers[0].attributes."
+        return {one["field"].removeprefix(lead): one["why"] for one in told["ignored"]}
+
+    assert why(region="north", age=7, vip=False, born="1980-02-03") == {}
+    assert why(region=None, age=None, vip=None, born=None) == {}, "null: not known"
+    assert why(region=5, age="7", vip=0, born="long ago") == {
+        "region": "expected a text, or null for not known, found 5",
+        "age": 'expected a number, or null for not known, found "7"',
+        "vip": "expected true or false, or null for not known, found 0",
+        "born": 'expected a time as ISO 8601, or null for not known, found "long ago"',
+    }
+    assert why(region=True, age=True).keys() == {"region", "age"}
+
+
+def test_a_value_that_does_not_fit_leaves_what_was_told_before(tmp_path: Path) -> None:
+    """It is not kept: as the latest value of its column it would take the place of one that fits."""
+
+    class Known(FeatureReader):
+        attributes: Mapping[str, Kind] = KINDS
+
+    api = Api(lambda: Recommender(make_bundle(), Known()), home=tmp_path)
+    odd = {"customer_id": "c01", "attributes": {"region": 5, "shoe": 43, "vip": True}}
+    assert api.ask("/v1/customers", {"customers": [odd]}).json()["accepted"] == 1
+    bad = {"customer_id": "c02", "attributes": {"age": "old"}}
+    assert api.ask("/v1/customers", {"customers": [bad]}).json()["accepted"] == 0
+    odd = {"product_id": "p002", "attributes": {"stars": "five", "colour": "red"}}
+    assert api.ask("/v1/products", {"products": [odd]}).json()["accepted"] == 1
+    kept = [entry.record.values for entry in api.log.read(CHANGES, after=None, limit=10)]
+    assert kept == [{"shoe": 43, "vip": True}, {"colour": "red"}], "columns to come are kept"
+
+
+def test_a_negative_value_is_rejected_and_an_unknown_product_is_told(api: Api) -> None:
+    events = [
+        {**EVENT, "kind": "purchase", "value": -5},
+        {**EVENT, "kind": "return", "value": 5},
+        {**EVENT, "product_id": "p00l"},
+        {**EVENT, "product_id": "p00l", "kind": "cart"},
+        {**EVENT, "product_id": "no-such", "kind": "stare"},
+    ]
+    told = FeedbackResponse.model_validate(
+        api.ask("/v1/feedback", {"events": events}).json(), strict=True, extra="forbid"
+    )
+    assert (told.accepted, told.unknown_products) == (3, ["p00l"])
+    assert [one.field for one in told.rejected] == ["events[0].value", "events[4].kind"]
+    assert "kind return" in told.rejected[0].why and "found -5" in told.rejected[0].why
+    first = Api(lambda: None).ask("/v1/feedback", {"events": [EVENT]}).json()
+    assert (first["accepted"], first["unknown_products"]) == (1, [])
 
 
 NOT_JSON = [b"", b"{", b"[]", b"5", b'"x"', b"null", b'{"n": NaN}', b'{"n": Infinity}', b'{"n": 1e999}']

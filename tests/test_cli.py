@@ -5,24 +5,34 @@ from __future__ import annotations
 import errno
 import html
 import json
+import re
 import shutil
 import sqlite3
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import duckdb
 import pandas as pd
 import pytest
+from prometheus_client import CollectorRegistry
 
 from eval.results import Results
+from feature_repo.recent import to_micros
+from feature_repo.store import open_store
 from serving.bundle import load
-from serving.errors import DataError
+from serving.errors import ConfigError, DataError
+from serving.events.rows import RecentRows
 from serving.live import Live
+from serving.loading import DAMAGED, Loader
+from serving.metrics import Metrics
+from serving.recommender import Query
 from serving.settings import Settings
-from tests.conftest import SMALL, Published, free_port
-from training.cli import main
+from tests.conftest import NOW, SMALL, Published, free_port
+from training.cli import demo, main
 from training.cli.recommend import open_live
 
 
@@ -238,6 +248,78 @@ def test_a_damaged_home_is_made_whole_by_training_again(
     assert len(state.history) > 0
 
 
+def test_a_damaged_online_store_is_told_with_its_repair_which_all_who_read_it_take_up(
+    run: Run, own_copy: Published
+) -> None:
+    settings, who = own_copy.settings, "c000001"
+    metrics = Metrics(CollectorRegistry())
+    loader = Loader(settings, metrics, clock=lambda: NOW)
+    serving = loader(own_copy.report.version)
+    recent = RecentRows(lambda: open_store(settings.store, offline=False))
+    query = Query(at=NOW, customer_id=who)
+    before, lines = serving.states([query])[0], recent.read([who])[who]
+    path = settings.store.sqlite_path
+    with closing(sqlite3.connect(path)) as held:
+        held.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:8192] + b"\x5a" * (len(whole) - 8192))
+    hurt = run("recommend", who, home=settings.home)
+    assert hurt.code == 0
+    assert (
+        "the online store is damaged" in hurt.err and "`nextbest features TABLES` makes it anew" in hurt.err
+    )
+    assert serving.states([query])[0].unread
+    assert loader.problem == DAMAGED
+    assert run("features", own_copy.tables).code == 0
+    assert run("recommend", who).err == ""
+    assert dict(serving.states([query])[0].row) == dict(before.row) and len(before.history)
+    assert loader.problem == ""
+    told = (to_micros(NOW), "p0001", "view", 0.0)
+    recent.write({who: (*lines, told)}, {who: to_micros(NOW)})
+    assert RecentRows(lambda: open_store(settings.store, offline=False)).read([who])[who][-1] == told
+
+
+def test_what_checks_warn_of_is_told_in_one_line(run: Run, world_tables: Path, tmp_path: Path) -> None:
+    shutil.copytree(world_tables, tmp_path / "tables")
+    path = tmp_path / "tables" / "interactions.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[rows.index[-1], "value"] = -3.0
+    rows.to_parquet(path)
+    config = tmp_path / "broken.toml"
+    config.write_text(SMALL.replace("horizon_days = 28", "horizon_days = 3000"))
+    for words in (("train", tmp_path / "tables"), ("evaluate", tmp_path / "tables", "--horizon", 3000)):
+        told = run(*words, "--config", config, "--json").err.splitlines()
+        (line,) = [one for one in told if one.startswith("checks of the tables: ")]
+        assert " WARN, 0 FAIL; `nextbest validate " in line
+
+
+def test_more_origins_than_there_are_are_refused_before_anything_is_built(
+    run: Run, world_tables: Path, tmp_path: Path
+) -> None:
+    told = run("evaluate", world_tables, "--origins", 5000, "--every", 30, home=tmp_path / "home")
+    assert told.code == 2
+    found = re.search(
+        r"room for 5000 origins, .* found room for (\d+) between .* give --origins (\d+)", told.err
+    )
+    assert found and found[1] == found[2] and 1 < int(found[1]) < 10
+    assert not (tmp_path / "home" / "features").exists()
+
+
+def test_events_are_not_exported_to_a_directory_that_is_not_there(run: Run, tmp_path: Path) -> None:
+    told = run("events", "export", "--to", tmp_path / "typo", home=tmp_path / "home")
+    assert (told.code, told.err.count("\n")) == (2, 1)
+    assert f"tables at {tmp_path / 'typo'}, found none" in told.err
+    assert not (tmp_path / "typo").exists()
+
+
+def test_the_shop_of_the_demo_ends_at_the_last_midnight_or_where_it_is_asked_to() -> None:
+    now = datetime(2026, 3, 1, 15, 30, tzinfo=UTC)
+    assert demo._midnight(None, now) == datetime(2026, 3, 1, tzinfo=UTC)
+    assert demo._midnight(datetime(2026, 2, 1), now) == datetime(2026, 2, 1, tzinfo=UTC)  # noqa: DTZ001
+    with pytest.raises(ConfigError, match="expected --ends-at up to 2026-03-01, found 2026-03-02"):
+        demo._midnight(datetime(2026, 3, 2), now)  # noqa: DTZ001
+
+
 def test_a_damaged_live_file_does_not_lock_publishing_out(run: Run, own_copy: Published) -> None:
     home = own_copy.settings.home
     (home / "live.json").write_text("{")
@@ -303,7 +385,7 @@ DAYS = [f"2026-{month:02d}-{day:02d}" for month in range(1, 7) for day in (1, 8,
     ("rows", "told"),
     [
         ([("c1", "p1", DAYS[0], "purchase")], "found 0 days"),
-        ([("c1", "p1", day, "view") for day in DAYS], "nothing to judge by"),
+        ([("c1", "p1", day, "view") for day in DAYS], "to judge recipes by; found 0"),
         ([("c1", "p1", "2026-01-01", "purchase"), ("c1", "p2", "2026-01-09", "purchase")], "found 8 days"),
     ],
     ids=["one purchase", "only views", "a week"],

@@ -57,14 +57,14 @@ def test_a_purchase_changes_the_next_answers_of_every_worker(service: Service) -
     before = shown(service, customer_id=WHO)
     assert sources(service, customer_id=WHO) == {"popular"}
     told = tell(service, {"customer_id": WHO, "product_id": before[0], "kind": "purchase", "event_id": "one"})
-    assert told == {"accepted": 1, "duplicates": 0, "rejected": []}
+    assert told == {"accepted": 1, "duplicates": 0, "rejected": [], "unknown_products": []}
     until(lambda: sources(service, customer_id=WHO) == {"model:als"})
     for _ in range(20):  # whichever worker answers
         assert before[0] not in shown(service, customer_id=WHO)
     again = tell(
         service, {"customer_id": WHO, "product_id": before[0], "kind": "purchase", "event_id": "one"}
     )
-    assert again == {"accepted": 0, "duplicates": 1, "rejected": []}
+    assert again == {"accepted": 0, "duplicates": 1, "rejected": [], "unknown_products": []}
 
 
 def test_a_session_without_a_customer_is_served_by_what_it_did(service: Service) -> None:

@@ -122,6 +122,7 @@ def test_an_interleaved_answer_mixes_both_lists_and_its_exposure_knows_whose(
             listed = lists[one["team"]]["products"]
             assert {p["product_id"]: p["rank"] for p in listed}[one["product_id"]] == one["own_rank"]
     assert ask(service, {"customer_id": "a", "variant": "mixed/other"}, "/v1/trace")["draft"] is None
+    (tmp_path / "tables").mkdir()
     found = run("events", "export", "--to", tmp_path / "tables", home=home.home)
     assert found.code == 0, found.err
     rows = pd.read_parquet(tmp_path / "tables" / "exposures.parquet")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from feature_repo import names as v
 from feature_repo import schema as s
 from feature_repo.recent import to_micros
 from serving.catalog import Filters
 from serving.events import Change, open_log
+from serving.features import CustomerState, FeatureReader, FrameReader, Kind
 from serving.overlay import Overlay
 from tests.builders import AT, make_bundle
 
@@ -45,4 +48,27 @@ def test_values_of_another_type_keep_nothing_else_from_its_place(tmp_path: Path)
     log.append_changes([Change("product", product, {"available": False}, at)])
     overlay.look()
     assert not catalog.on_sale(AT)[row]
+    log.close()
+
+
+def test_of_customers_too_only_what_fits_counts_and_null_is_not_known(tmp_path: Path) -> None:
+    """A rule that asks for the region would else hide products from somebody whose region became a number."""
+    kinds: dict[str, Kind] = {"region": "a text", "age": "a number"}
+
+    class Typed(FrameReader):
+        attributes: Mapping[str, Kind] = kinds
+
+    region, age = (v.row_key(v.CUSTOMER_ATTRIBUTES, name) for name in kinds)
+    reader: FeatureReader = Typed({"c1": CustomerState({region: "north", age: 40.0, "visits": 3.0})})
+    log = open_log(tmp_path / "events")
+    overlay = Overlay(log, poll_seconds=1.0)
+
+    def told(**values: object) -> dict[str, object]:
+        log.append_changes([Change("customer", "c1", values, to_micros(AT))])
+        overlay.look()
+        return dict(overlay.reader(reader, 0).read(["c1"], AT)[0].row)
+
+    assert told(region=5, age="old") == {region: "north", age: 40.0, "visits": 3.0}
+    assert told(region=None, age=41) == {age: 41, "visits": 3.0}
+    assert told(region="south") == {region: "south", age: 41, "visits": 3.0}
     log.close()

@@ -159,6 +159,7 @@ def test_metrics_show_up(service: Service, versions: tuple[str, str]) -> None:
         'nextbest_recommendations_total{source="popular"}',
         'nextbest_degraded_reads_total{reason="unavailable"} 0.0',
         'nextbest_degraded_reads_total{reason="corrupt"} 0.0',
+        'nextbest_degraded_reads_total{reason="damaged"} 0.0',
         'nextbest_stage_seconds_bucket{le="0.001",stage="filters"}',
         'nextbest_exposures_total{outcome="taken"}',
         'nextbest_exposures_total{outcome="lost"} 0.0',

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from eval.report.page import render_report
@@ -137,6 +138,35 @@ def test_what_is_live_with_a_ranker_is_not_replaced_by_the_same_without(shop: Sh
     needs.little()
     assert shop.refresh(days=3, config=only()).outcome == "published"
     assert manifest_of(shop.settings, shop.live).policy.ranker is not None
+
+
+def test_a_gap_before_the_last_events_is_told_in_days_before_anything_is_built(
+    shop: Shop, needs: Needs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop.settings.live.unlink()
+    needs.little()
+    assert shop.refresh(config=only()).outcome == "published"
+    path = shop.tables / "interactions.parquet"
+    rows = pd.read_parquet(path)
+    rows["at"] -= pd.Timedelta(days=150)
+    rows.to_parquet(path, index=False)
+    shop.tell("late", count=3)
+    monkeypatch.setattr("training.train.build_features", None)
+    monkeypatch.setattr("training.refresh.current_features", None)
+    told = (
+        r"at least 10 purchases by known customers from 2026-05-18 to 2026-06-01, the last 14 days .* ranker for "
+        r"als-ranked.*found 3 \(the last one before is of 2026-01-\d\d\).* put what was sold in these days into"
+    )
+    with pytest.raises(DataError, match=told):
+        shop.refresh(days=2, config=only())
+    with pytest.raises(DataError, match=told):
+        train(shop.settings, shop.tables, only(), now=NOW)
+    shop.settings.live.unlink()
+    late = pd.read_parquet(path)
+    late.loc[late["at"] > "2026-03-01", "kind"] = "view"
+    late.to_parquet(path, index=False)
+    with pytest.raises(DataError, match=r"at least 1 purchase by known customers from 2026-05-18 .*found 0"):
+        train(shop.settings, shop.tables, only(), now=NOW)
 
 
 def test_what_was_judged_with_a_ranker_is_not_published_without(

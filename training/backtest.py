@@ -134,8 +134,8 @@ def gate(result: Backtest, champion: Recipe | None) -> Verdict:
     label = f"NDCG@{best.k} with purchased={policy!r}"
     if champion is not None and math.isnan(score):
         raise DataError(
-            f"expected purchases to judge recipes by between {result.at} and {result.end}, found none that count; what "
-            "is live stays live: train again once there are"
+            f"expected purchases to judge recipes by from {result.at:%Y-%m-%d} to {result.end:%Y-%m-%d}, found none "
+            "that count; what is live stays live: train again once there are"
         )
     if champion is None or champion.name not in judged:
         return Verdict(

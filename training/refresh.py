@@ -34,6 +34,7 @@ from serving.features import FrameReader
 from serving.recommender import Recommender
 from serving.settings import Settings
 from training.export import export, export_exposures
+from training.gap import refuse_gap
 from training.recipe import Recipe, TrainConfig
 from training.refresh_runs import (
     FAILED,
@@ -48,7 +49,7 @@ from training.refresh_runs import (
     Runs,
     differences,
 )
-from training.train import current_features, judge, live_recipe, refit
+from training.train import current_features, judge, live_manifest, live_recipe, refit
 
 Progress = Callable[[str, int, int], None]
 
@@ -179,6 +180,7 @@ class _Call:
                 return self._told_published()
             self._look_at_the_champion()
             if REFIT not in self.run.seconds:
+                refuse_gap(tables, self._config, live_recipe(self._settings), live_manifest(self._settings))
                 features = self._features(tables)
                 self._step(GATE, partial(self._judged, tables))
                 self._step(REFIT, partial(self._refitted, tables, features))

@@ -70,17 +70,34 @@ log = logging.getLogger("nextbest")
 
 @dataclass(frozen=True)
 class Plan:
-    """The last ``count`` origins, ``every_days`` apart, each judged by ``horizon_days``; ``k`` products are shown."""
+    """The last ``count`` origins, ``every_days`` apart, each judged by ``horizon_days``; ``k`` products are shown.
+
+    With ``is_exact`` a history that has room for fewer is refused, else there are as many as it has room for.
+    """
 
     count: int = 10
     every_days: int = 7
     horizon_days: int = 7
     k: int = 10
+    is_exact: bool = False
 
     def origins(self, at: pd.Series) -> list[Origin]:
-        """Return the origins; see ``rolling_origins``."""
+        """Return the origins; see ``rolling_origins``, whose errors are raised too.
+
+        Raises
+        ------
+        DataError
+            The history has room for fewer than were asked for.
+        """
         every, horizon = timedelta(days=self.every_days), timedelta(days=self.horizon_days)
-        return rolling_origins(at, count=self.count, every=every, horizon=horizon)
+        found = rolling_origins(at, count=self.count, every=every, horizon=horizon)
+        if self.is_exact and len(found) < self.count:
+            raise DataError(
+                f"expected a history with room for {self.count} origins, one each {self.every_days} days, found room "
+                f"for {len(found)} between {at.min():%Y-%m-%d} and {at.max():%Y-%m-%d}; give --origins {len(found)} or "
+                "fewer, a smaller --every, or a longer history"
+            )
+        return found
 
 
 def with_baselines(recipes: Sequence[Recipe]) -> list[Recipe]:

@@ -17,16 +17,18 @@ from feature_repo import store as feature_store
 from feature_repo.build import EngineOf, FeatureSet, build
 from feature_repo.engine import DuckDBEngine
 from feature_repo.features import schema_hash
+from feature_repo.sqlite_file import is_damage
 from feature_repo.tables import Tables
 from serving import live
 from serving.bundle import sweep, verify
-from serving.errors import DataError, HomeBusy, NextbestError
+from serving.errors import DataError, FeatureUnavailable, HomeBusy, NextbestError
 from serving.events.live import bring_online
 from serving.manifest import Manifest
 from serving.settings import Settings
 from training.assemble import assemble
 from training.backtest import Backtest, Verdict, backtest, gate
 from training.dataset import TrainingSet
+from training.gap import refuse_gap
 from training.publish import store
 from training.recipe import Recipe, TrainConfig
 
@@ -69,7 +71,15 @@ def build_features(
 ) -> tuple[FeatureSet, dict[str, int]]:
     """Build the offline features, register them with Feast and bring the newest rows online."""
     features = build(tables, settings.features, as_of=as_of, engine=engine, progress=progress)
-    return features, _bring_online(settings, feature_store.apply(settings.store, features), features)
+    store = feature_store.apply(settings.store, features)
+    try:
+        return features, _bring_online(settings, store, features)
+    except FeatureUnavailable as error:
+        if not is_damage(error):
+            raise
+    # a file that is damaged within: all that it held is in the features and in the event log
+    store = feature_store.applied_anew(settings.store, features)
+    return features, _bring_online(settings, store, features)
 
 
 def current_features(settings: Settings, tables: Tables, progress: Progress | None = None) -> FeatureSet:
@@ -168,6 +178,7 @@ def train(
     """
     sweep(settings.bundles)
     with Tables.open(directory) as tables:
+        refuse_gap(tables, config, live_recipe(settings), live_manifest(settings))
         features = current_features(settings, tables, progress)
         judged = judge(settings, tables, config, now=now, progress=progress)
         version, unranked = refit(

@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import pandas as pd
 
 from feature_repo import names as v
 from feature_repo import schema as s
+from feature_repo.sqlite_file import file_of
 from serving.errors import FeatureUnavailable
 from serving.events.fold import Lines
 
@@ -42,6 +44,8 @@ class RecentRows:
     def __init__(self, opened: Callable[[], FeatureStore]) -> None:
         self._opened = opened
         self._held: tuple[FeatureStore, Any, PointReader] | None = None
+        self._path: Path | None = None
+        self._file: tuple[int, int] | None = None
 
     def read(self, keys: Sequence[str]) -> dict[str, Lines]:
         """Return the histories that are online; FeatureUnavailable while the store does not answer."""
@@ -75,13 +79,17 @@ class RecentRows:
             raise _unavailable(error) from error
 
     def _store(self) -> tuple[FeatureStore, Any, PointReader]:
-        if self._held is None:
-            from feature_repo.point_read import PointReader
+        from feature_repo.point_read import PointReader
 
+        file = None if self._path is None else file_of(self._path)
+        if self._held is None or file != self._file:  # one that was damaged has been put aside
             store = self._opened()
             view = store.get_feature_view(v.CUSTOMER_RECENT)
             columns = [(view, name) for name, _ in v.RECENT]
             self._held = store, view, PointReader(store, columns, timeout_s=_PATIENCE_SECONDS)
+            path = getattr(store.config.online_store, "path", None)
+            self._path = None if path is None else Path(path)
+            self._file = None if self._path is None else file_of(self._path)
         return self._held
 
 

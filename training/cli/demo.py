@@ -15,10 +15,10 @@ import typer
 from eval.world import WorldConfig, simulate
 from feature_repo import schema as s
 from feature_repo.tables import Tables
-from feature_repo.validate import validate
+from feature_repo.validate import refuse_failed, validate
+from serving.errors import ConfigError
 from serving.process import start_service
 from serving.settings import Settings
-from training.cli.features import sound
 from training.cli.progress import shown
 from training.cli.tables import answer, console
 from training.cli.train import show
@@ -38,6 +38,14 @@ def demo_command(
     products: Annotated[int, typer.Option(min=50, max=50_000, help="How many products.")] = 800,
     seed: Annotated[int, typer.Option(help="Seed of the simulated shop.")] = 0,
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port of the service.")] = 3000,
+    ends_at: Annotated[
+        datetime | None,
+        typer.Option(
+            formats=["%Y-%m-%d"],
+            metavar="DATE",
+            help="Midnight (UTC) at which the history ends; default: the last one, so that it ends yesterday.",
+        ),
+    ] = None,
     once: Annotated[
         bool, typer.Option("--once", help="End after the answers instead of serving on.")
     ] = False,
@@ -45,14 +53,16 @@ def demo_command(
     """Simulate a shop, build features, train, gate, publish, serve, and ask for recommendations."""
     settings = Settings.load()
     tables = settings.home / "tables"
-    began = time.monotonic()
+    now, began = datetime.now(UTC), time.monotonic()
     screen = console()
 
     def step(number: int, text: str) -> None:
         screen.print(f"\n{number}/6 {text} ({time.monotonic() - began:.0f} s)", style="bold", markup=False)
 
     step(1, f"simulate {customers:,} customers × {products:,} products, 18 months")
-    world = simulate(WorldConfig(customers=customers, products=products, seed=seed))
+    world = simulate(
+        WorldConfig(customers=customers, products=products, seed=seed, ends_at=_midnight(ends_at, now))
+    )
     world.write(tables, truth_dir=settings.home / "truth")
     kinds = world.interactions[s.KIND].value_counts()
     screen.print("    " + ", ".join(f"{count:,} {kind}s" for kind, count in kinds.items()))
@@ -60,7 +70,8 @@ def demo_command(
     del world
 
     step(2, "validate the tables")
-    findings = validate(tables, now=datetime.now(UTC)).findings
+    found = validate(tables, now=now)
+    findings = found.findings
     for finding in findings:
         if finding.status != "PASS":
             screen.print(
@@ -69,7 +80,7 @@ def demo_command(
     screen.print(
         f"    {sum(finding.status == 'PASS' for finding in findings)} of {len(findings)} checks pass"
     )
-    sound(tables)
+    refuse_failed(found)
 
     step(3, "build features, register them with Feast, bring them online")
     with one_job(settings), shown() as progress, Tables.open(tables) as opened:
@@ -107,6 +118,23 @@ def demo_command(
         if not once:
             screen.print(f"\nserving on {url}; Ctrl-C ends it", markup=False)
             _wait()
+
+
+def _midnight(asked: datetime | None, now: datetime) -> datetime:
+    """Return where the history ends: what was asked for, else the last midnight, so that refreshes go on from it.
+
+    Raises
+    ------
+    ConfigError
+        It is yet to come: nothing can be told after it.
+    """
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    end = midnight if asked is None else asked.replace(tzinfo=UTC)
+    if end > midnight:
+        raise ConfigError(
+            f"expected --ends-at up to {midnight:%Y-%m-%d}, found {end:%Y-%m-%d}; give an earlier day"
+        )
+    return end
 
 
 def _active_customer(interactions: Any) -> str:

@@ -6,7 +6,7 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -22,6 +22,9 @@ from training.cli.tables import comparisons, console, rolling_leaderboard
 from training.recipe import Recipe, TrainConfig
 from training.rolling import Plan, roll
 from training.train import one_job
+
+#: So many origins where none are asked for.
+ORIGINS: Final = 10
 
 
 def register(app: typer.Typer) -> None:
@@ -39,8 +42,12 @@ def evaluate_command(
         typer.Option("--config", metavar="F.toml", help="Recipes and settings; default: those shipped."),
     ] = None,
     origins: Annotated[
-        int, typer.Option(min=1, help="How many instants to fit and judge at, the last ones.")
-    ] = 10,
+        int | None,
+        typer.Option(
+            min=1,
+            help=f"How many instants to fit and judge at, the last ones; default: {ORIGINS}, or as many as there are.",
+        ),
+    ] = None,
     every: Annotated[int, typer.Option(min=1, metavar="DAYS", help="From one origin to the next.")] = 7,
     horizon: Annotated[
         int | None,
@@ -58,7 +65,13 @@ def evaluate_command(
     recipes = (*chosen.recipes, *(_recipe(settings, tag) for tag in bundle or ()))
     sound(tables)
     now = datetime.now(UTC)
-    plan = Plan(count=origins, every_days=every, horizon_days=horizon or every, k=k)
+    plan = Plan(
+        count=origins or ORIGINS,
+        every_days=every,
+        horizon_days=horizon or every,
+        k=k,
+        is_exact=origins is not None,
+    )
     with one_job(settings), shown(quiet=as_json) as progress:
         results = roll(
             settings,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from serving.errors import ConfigError
 from serving.events.live import event_log
 from serving.settings import Settings
 from training.export import export, export_exposures
@@ -26,6 +27,11 @@ def export_command(
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Append what was logged since the last export to the interactions of TABLES, and to exposures.parquet there."""
+    if not to.is_dir():
+        raise ConfigError(
+            f"expected the directory of your tables at {to}, found none; correct --to, or make the directory first to "
+            "begin new tables there"
+        )
     settings = Settings.load()
     with one_job(settings):
         log = event_log(settings)

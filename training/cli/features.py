@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -15,7 +16,7 @@ from feature_repo.build import EngineOf
 from feature_repo.engine import DuckDBEngine
 from feature_repo.export import DEFINITIONS, export_features
 from feature_repo.tables import Tables
-from feature_repo.validate import require_sound
+from feature_repo.validate import refuse_failed, validate
 from serving.errors import ConfigError
 from serving.settings import Settings
 from training.cli.progress import shown
@@ -123,11 +124,21 @@ def instant(text: str, option: str = "--as-of") -> datetime:
 
 
 def sound(directory: Path) -> None:
-    """Refuse tables that fail validation.
+    """Refuse tables that fail validation; tell in one line, on standard error, that some checks warn.
 
     Raises
     ------
     DataError
         A check fails; its finding is told.
     """
-    require_sound(directory, now=datetime.now(UTC))
+    found = validate(directory, now=datetime.now(UTC))
+    refuse_failed(found)
+    if found.counts["WARN"]:
+        typer.echo(counted(found.counts, directory), err=True)
+
+
+def counted(counts: Mapping[str, int], directory: Path | str) -> str:
+    """Return how many checks of tables passed, warned and failed, and where that is told at length."""
+    told = ", ".join(f"{count} {status}" for status, count in counts.items())
+    rows = f"; `nextbest validate {directory}` shows rows" if counts["WARN"] or counts["FAIL"] else ""
+    return f"checks of the tables: {told}{rows}"

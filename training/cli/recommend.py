@@ -23,6 +23,7 @@ from training.cli.tables import answer, console, traced_table
 
 #: How long reading a chunk of customers may take where nobody waits for the answer.
 _PATIENCE_MS: Final = 60_000.0
+_REPAIR: Final = "`nextbest features TABLES` makes it anew, from the tables and the event log"
 
 
 def register(app: typer.Typer) -> None:
@@ -110,7 +111,7 @@ def _live_rules() -> Path | None:
 def _show_one(query: Query, *, rules: Path | None, as_json: bool) -> None:
     recommender = open_live(Settings.load(), rules=rules)
     result = recommender.recommend([query])[0]
-    _warn_of_degraded(recommender)
+    _warn_of_degraded(recommender, is_unread=result.degraded)
     items = [described(item) for item in result.items]
     if as_json:
         told = {"customer_id": query.customer_id, "bundle": recommender.bundle.tag, "recommendations": items}
@@ -123,8 +124,9 @@ def _show_one(query: Query, *, rules: Path | None, as_json: bool) -> None:
 
 def _show_trace(query: Query, *, rules: Path | None, as_json: bool) -> None:
     recommender = open_live(Settings.load(), rules=rules)
-    told = trace(recommender, query, recommender.states([query])[0])
-    _warn_of_degraded(recommender)
+    state = recommender.states([query])[0]
+    told = trace(recommender, query, state)
+    _warn_of_degraded(recommender, is_unread=state.unread)
     if as_json:
         typer.echo(json.dumps(told.to_json(), ensure_ascii=False))
         return
@@ -135,8 +137,15 @@ def _show_trace(query: Query, *, rules: Path | None, as_json: bool) -> None:
     screen.print(traced_table(told))
 
 
-def _warn_of_degraded(recommender: Recommender) -> None:
-    if recommender.degraded:
+def _warn_of_degraded(recommender: Recommender, *, is_unread: bool) -> None:
+    if recommender.degraded["damaged"] or (is_unread and not recommender.degraded["features"]):
+        what = (
+            "the online store is"
+            if recommender.degraded["damaged"]
+            else "what the online store has of them is"
+        )
+        typer.echo(f"warning: {what} damaged; shown without recent history; {_REPAIR}", err=True)
+    elif is_unread:
         typer.echo("warning: the online store did not answer; shown without recent history", err=True)
 
 
@@ -148,7 +157,13 @@ def _write_all(
         summary = batch.write(
             recommender, directory, at=datetime.now(UTC), n=n, purchased=purchased, progress=progress
         )
-    if summary.without_features:
+    if summary.without_features and recommender.degraded["damaged"]:
+        typer.echo(
+            f"warning: the online store is damaged: {summary.without_features:,} customers are without recent "
+            f"history; {_REPAIR}",
+            err=True,
+        )
+    elif summary.without_features:
         typer.echo(
             f"warning: the online store did not answer for {summary.without_features:,} customers; "
             "theirs are without recent history",

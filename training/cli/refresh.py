@@ -10,6 +10,7 @@ import typer
 
 from serving.errors import ConfigError, HomeBusy, NextbestError
 from serving.settings import Settings
+from training.cli.features import counted
 from training.cli.progress import shown
 from training.cli.train import show
 from training.recipe import TrainConfig
@@ -84,9 +85,7 @@ def _tell_checks(run: Run, *, err: bool = False) -> None:
         return
     for line in run.checks.told:
         typer.echo(line, err=err)
-    counts = ", ".join(f"{count} {status}" for status, count in run.checks.counts.items())
-    rows = f"; `nextbest validate {run.tables}` shows rows" if run.checks.told else ""
-    typer.echo(f"checks of the tables: {counts}{rows}", err=err)
+    typer.echo(counted(run.checks.counts, run.tables), err=err)
 
 
 def _remembered(last: Run | None, tables: Path | None, config: Path | None) -> tuple[Path, Path | None]:

@@ -111,7 +111,7 @@ def draw(
     count = sum(int(allowed[outcome.bought[customer]].sum()) for customer in buyers)
     if count < FEWEST:
         raise TooLittleError(
-            f"expected at least {FEWEST} purchases by known customers from {at} on to learn a ranker from, "
+            f"expected at least {FEWEST} purchases by known customers from {at:%Y-%m-%d} on to learn a ranker from, "
             f"found {count}; give a longer history, or leave the ranker out"
         )
     rest = [customer for customer in known if customer not in outcome.bought]

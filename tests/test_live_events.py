@@ -139,7 +139,11 @@ def test_what_was_shown_is_recorded(service: Service, home: Settings) -> None:
     log.close()
 
 
-def test_export_adds_each_event_once(home: Settings, published: Published, tmp_path: Path) -> None:
+def test_export_adds_each_event_once(
+    service: Service, home: Settings, published: Published, tmp_path: Path
+) -> None:
+    event = {"customer_id": WHO, "product_id": "p0001", "kind": "purchase", "event_id": "one"}
+    tell(service, event)  # told already where the tests above have run beside this one
     tables = tmp_path / "tables"
     shutil.copytree(published.tables, tables)
     before = len(pd.read_parquet(tables / "interactions.parquet"))

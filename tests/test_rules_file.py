@@ -342,3 +342,9 @@ def test_whatever_a_file_holds_it_is_rules_or_a_sentence(
         assert isinstance(load_rules(path, BUNDLE), Rules)
     except ConfigError as error:
         assert str(error).startswith("expected")  # noqa: PT017 - any other error fails the test
+
+
+def test_a_day_of_birth_may_be_a_time(path: Path) -> None:
+    path.write_text("[[age]]\nname = 'r'\nborn = 'born'\nmin = 18")
+    kinds = {"born": "a time as ISO 8601"}
+    assert load_rules(path, BUNDLE, customer_attributes=kinds).hard.rules

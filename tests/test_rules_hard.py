@@ -92,6 +92,10 @@ def test_ages_count_completed_years_on_the_day() -> None:
         ("2008-03-01", True),
         ("2008-03-02", False),
         (datetime(2008, 3, 1, tzinfo=UTC), True),
+        (int(datetime(2008, 3, 1, tzinfo=UTC).timestamp()), True),  # as the online store holds times
+        (int(datetime(2008, 3, 2, tzinfo=UTC).timestamp()), False),
+        (int(datetime(1950, 3, 2, tzinfo=UTC).timestamp()), True),
+        (10**300, False),
         ("not a day", False),
         ("2027-01-01", False),
         (None, False),

@@ -147,8 +147,7 @@ def _homes(site: Site, directory: Path) -> dict[str, Settings]:
     plain = next(iter(site.stores.values()))
     own = plain.model_copy(update={"home": directory / WITH})
     own.home.mkdir()
-    if plain.redis_url is None:
-        own.store.directory.symlink_to(plain.store.directory, target_is_directory=True)
+    own.store.directory.symlink_to(plain.store.directory, target_is_directory=True)
     own.live.write_bytes(plain.live.read_bytes())
     own.rules.write_text("".join(RULES.values()))
     own.experiments.write_text(EXPERIMENTS)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -224,9 +224,11 @@ def _number(known: Any) -> float | None:
 def _years(known: Any, at: datetime) -> int | None:
     """Return the completed years since a day of birth, None where it cannot be read or lies in the future."""
     try:
+        if isinstance(known, int | float):  # seconds since 1970, as the online store holds times
+            known = datetime.fromtimestamp(known, UTC)
         born = date.fromisoformat(known[:10]) if isinstance(known, str) else known
         day = at.date()
         years = day.year - born.year - ((day.month, day.day) < (born.month, born.day))
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, OverflowError, OSError):
         return None
     return int(years) if years >= 0 else None

@@ -1,4 +1,4 @@
-# Two commands set everything up: `make demo` and `make test`. Settings: PYTHON, ONCE=1, CUSTOMERS, JOBS.
+# Two commands set everything up: `make demo` and `make test`. Settings: PYTHON, ONCE=1, CUSTOMERS, PORT, JOBS.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/nextbest demo --customers $(CUSTOMERS) $(if $(ONCE),--once)
+	$(BIN)/nextbest demo --customers $(CUSTOMERS) $(if $(ONCE),--once) $(if $(PORT),--port $(PORT))
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q -n $(JOBS) -m 'not slow'

@@ -37,6 +37,8 @@ from serving.validation import sentence, shown
 
 MAX_CONTEXT: Final = 100
 MAX_EXCLUDE: Final = 1000
+#: Money of one event; a thousand million million of them still add up.
+MOST_PAID: Final = 1e15
 MAX_BATCH: Final = 1000
 MAX_VALUES: Final = 100
 MAX_TEXT: Final = 200
@@ -126,6 +128,10 @@ def _paid(value: float) -> float:
         raise sentence(
             f"expected a value of 0 or more (what is sent back is an event of the kind return, with a positive value), "
             f"found {shown(value)}"
+        )
+    if value > MOST_PAID:
+        raise sentence(
+            f"expected a value of at most {MOST_PAID:.0e}, so that sums stay finite, found {shown(value)}"
         )
     return value
 
@@ -248,7 +254,9 @@ class FeedbackEvent(_Request):
     product_id: Id
     kind: Literal["view", "click", "cart", "purchase", "return", "impression", "dismiss"]
     at: Annotated[AwareDatetime, BeforeValidator(_instant)] | None = None
-    value: Annotated[Price, AfterValidator(_paid), WithJsonSchema({"type": "number", "minimum": 0})] = 0.0
+    value: Annotated[
+        Price, AfterValidator(_paid), WithJsonSchema({"type": "number", "minimum": 0, "maximum": MOST_PAID})
+    ] = 0.0
     request_id: Id | None = None
 
     @model_validator(mode="after")

@@ -189,7 +189,8 @@ class Catalog:
         """
         if name not in (s.PRICE, s.AVAILABLE) and name not in self.attributes:
             known = ", ".join(self.attributes) or "none"
-            return f"expected an attribute of the products (there are: {known}), found none called {name}"
+            found = f"{name}, which only the tables change" if name in self.frame else f"none called {name}"
+            return f"expected an attribute of the products (there are: {known}), found {found}"
         column = self.frame[name]
         if pd.api.types.is_bool_dtype(column):
             return None if isinstance(value, bool) else f"expected true or false, found {shown(value)}"

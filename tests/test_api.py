@@ -309,7 +309,7 @@ def test_attributes_that_have_no_effect_are_told(api: Api) -> None:
     assert (told.accepted, told.unknown) == (2, [])
     assert {one.field.removeprefix("products[1].attributes."): one.why for one in told.ignored} == {
         "colour": "expected an attribute of the products (there are: brand, eco, stars), found none called colour",
-        "category": "expected an attribute of the products (there are: brand, eco, stars), found none called category",
+        "category": "expected an attribute of the products (there are: brand, eco, stars), found category, which only the tables change",
         "eco": "expected true or false, found 3",
         "stars": 'expected a number, found "five"',
     }
@@ -391,12 +391,14 @@ def test_a_negative_value_is_rejected_and_an_unknown_product_is_told(api: Api) -
         {**EVENT, "product_id": "p00l"},
         {**EVENT, "product_id": "p00l", "kind": "cart"},
         {**EVENT, "product_id": "no-such", "kind": "stare"},
+        {**EVENT, "kind": "purchase", "value": 1e308},
     ]
     told = FeedbackResponse.model_validate(
         api.ask("/v1/feedback", {"events": events}).json(), strict=True, extra="forbid"
     )
     assert (told.accepted, told.unknown_products) == (3, ["p00l"])
-    assert [one.field for one in told.rejected] == ["events[0].value", "events[4].kind"]
+    assert [one.field for one in told.rejected] == ["events[0].value", "events[4].kind", "events[5].value"]
+    assert "at most 1e+15" in told.rejected[2].why
     assert "kind return" in told.rejected[0].why and "found -5" in told.rejected[0].why
     first = Api(lambda: None).ask("/v1/feedback", {"events": [EVENT]}).json()
     assert (first["accepted"], first["unknown_products"]) == (1, [])

@@ -7,6 +7,7 @@ import html
 import json
 import re
 import shutil
+import socket
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -318,6 +319,24 @@ def test_the_shop_of_the_demo_ends_at_the_last_midnight_or_where_it_is_asked_to(
     assert demo._midnight(datetime(2026, 2, 1), now) == datetime(2026, 2, 1, tzinfo=UTC)  # noqa: DTZ001
     with pytest.raises(ConfigError, match="expected --ends-at up to 2026-03-01, found 2026-03-02"):
         demo._midnight(datetime(2026, 3, 2), now)  # noqa: DTZ001
+
+
+def test_the_demo_leaves_another_shop_alone(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "tables").mkdir()
+    (tmp_path / "tables" / "products.parquet").write_bytes(b"mine")
+    told = run("demo", "--customers", "50", "--products", "50", "--once", home=tmp_path)
+    assert told.code == 2 and f"expected a home without another shop, found {tmp_path / 'tables'}" in told.err
+    assert (tmp_path / "tables" / "products.parquet").read_bytes() == b"mine"
+
+
+def test_the_demo_looks_for_its_port_before_anything_else(run: Run, tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        told = run("demo", "--once", "--port", str(port), home=tmp_path / "home")
+    assert told.code == 2 and "expected a free port" in told.err
+    assert not (tmp_path / "home" / "tables").exists()
 
 
 def test_a_damaged_live_file_does_not_lock_publishing_out(run: Run, own_copy: Published) -> None:

@@ -460,6 +460,7 @@ def test_the_command_reads_reports_and_refuses(run: Run, tmp_path: Path) -> None
         ((NAME, "--tables", shop, "--shares", "control=1"), "at least two variants"),
         ((NAME, "--tables", shop, "--shares", "control=1,b=1"), "found also treatment"),
         ((NAME, "--tables", shop, "--shares", "half"), "names and numbers"),
+        ((NAME, "--tables", shop, "--shares", "control=0.5,treatment=0.6"), "which add up to 1.1"),
         ((NAME, "--tables", tmp_path, *SHARES), "events export"),
         ((NAME, *SHARES), "expected --tables"),
         ((NAME, "--tables", shop, *SHARES, "--margin", "joy=1"), "expected margins"),

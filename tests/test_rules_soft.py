@@ -254,6 +254,25 @@ def test_what_holds_is_found_as_each_rule_says(query: Query, content: dict[str, 
             assert rules.holding(Asked(at, surface, segment, {})) == expected
 
 
+@settings(max_examples=300, deadline=None)
+@given(query=asked, content=chancy, seen=events, request=st.integers(0, 10**6))
+def test_chance_takes_nothing_from_a_quota(
+    query: Query, content: dict[str, Any], seen: list[tuple[str, str, float]], request: int
+) -> None:
+    """What stands in a slot that explores does not count: chance may put another product there."""
+    query = dataclasses.replace(query, context=(), request_id=str(request))
+    customer = state(seen, at=query.at)
+    items = under(content).answer(query, customer).items
+    for quota in content["new"][:1]:
+        launched = dict(zip(IDS, BUNDLE.catalog.frame[s.LAUNCHED_AT], strict=True))
+        since = query.at - timedelta(days=quota["days"])
+        new = {product for product, at in launched.items() if at is not None and since < at <= query.at}
+        explored = {slot for one in content["explore"] for slot in one["slots"] if slot <= len(items)}
+        there = len(new & allowed_ids(BUNDLE, file_of({}), query, customer))
+        got = sum(item.product_id in new for item in items)
+        assert got >= min(quota["at_least"], there - len(explored), len(items) - len(explored))
+
+
 def test_an_attribute_changed_live_is_seen_by_boosts() -> None:
     bundle = make_bundle()
     recommender = under({"boost": [{"attributes": {"brand": "Cielo"}, "factor": 1000.0}]}, bundle)

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from eval.experiment.interleaving_results import Balance, InterleavingCounts, InterleavingSetting, Preference
 from eval.experiment.results import Plan, Verdict
+from eval.experiment.words import days_told
 from eval.report.look import p_value, percent
 
 #: Metric → what customers did who say something by it.
@@ -105,7 +106,7 @@ def _wait(plan: Plan, setting: InterleavingSetting, decides: str) -> str:
     if plan.days == 0:
         return f"{need}, and {plan.read:,} are read, so that one of that size would probably have shown"
     return f"{need}, {plan.read:,} are read" + (
-        "" if plan.days is None else f", about {plan.days:,} days more"
+        "" if plan.days is None else f", about {days_told(plan.days)} more"
     )
 
 

@@ -23,7 +23,17 @@ from eval.experiment.results import (
     Verdict,
     is_early,
 )
-from eval.experiment.words import guards, left_out, past, sliced, too_early, unmeasured, words, worse
+from eval.experiment.words import (
+    days_told,
+    guards,
+    left_out,
+    past,
+    sliced,
+    too_early,
+    unmeasured,
+    words,
+    worse,
+)
 from eval.report.look import p_value, percent
 
 
@@ -159,7 +169,7 @@ def _wait_to_begin(plan: Sequence[Plan]) -> str:
     read = max((one.read for one in plan), default=0)
     if most is None:
         return f"{read:,} are read, and how many are needed cannot be told yet"
-    when = "" if most.days is None else f", about {most.days:,} days more at the pace so far"
+    when = "" if most.days is None else f", about {days_told(most.days)} more at the pace so far"
     return f"{most.read:,} are read and about {most.required:,} are needed before anything is told{when}"
 
 
@@ -172,5 +182,5 @@ def _wait(plan: Plan, setting: Setting) -> str:
     )
     if plan.days == 0:
         return f"{need}, and {plan.read:,} are read, so that a gain of that size would probably have shown"
-    when = "" if plan.days is None else f", about {plan.days:,} days more"
+    when = "" if plan.days is None else f", about {days_told(plan.days)} more"
     return f"{need}, {plan.read:,} are read{when}"

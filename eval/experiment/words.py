@@ -164,3 +164,8 @@ def too_early(setting: Setting, counts: Counts, read: int) -> str:
         f"{counts.immature:,} of {read:,} customers have not had their {setting.window_days} days "
         f"(all of them will by {over:%Y-%m-%d %H:%M} UTC)"
     )
+
+
+def days_told(days: int) -> str:
+    """Return a number of days in words."""
+    return f"{days:,} day" if days == 1 else f"{days:,} days"

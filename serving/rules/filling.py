@@ -229,7 +229,7 @@ def fill(
     are_all
         Whether all new products that may be shown are candidates.
     is_kept
-        Which of the first slots the quota leaves as they are, beside pinned ones.
+        Which of the first slots the quota leaves as they are, and does not count, beside pinned ones.
     """
     with_pins = np.empty(len(drawn) + len(pin_slots), dtype=np.int32)
     with_pins[: len(drawn)] = drawn
@@ -286,7 +286,11 @@ def fill(
             if is_diverse:
                 _approach(nearest, units, is_free, chosen)
     if has_quota:
-        missing = int(quota - np.count_nonzero(is_new[held]))
+        missing = quota
+        for slot in range(slots):  # of what chance may replace nothing is sure
+            is_sure = origins[slot] == PINNED or not (slot < len(is_kept) and is_kept[slot])
+            if is_sure and is_new[held[slot]]:
+                missing -= 1
         if missing > np.count_nonzero(is_new & is_free) and not are_all:
             return TOO_FEW_NEW
         _admit(held, origins, is_free, is_new, is_kept, missing, category, used, limits)

@@ -8,7 +8,7 @@ import time
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -17,13 +17,16 @@ from feature_repo import schema as s
 from feature_repo.tables import Tables
 from feature_repo.validate import refuse_failed, validate
 from serving.errors import ConfigError
-from serving.process import start_service
+from serving.process import check_port, start_service
 from serving.settings import Settings
 from training.cli.progress import shown
 from training.cli.tables import answer, console
 from training.cli.train import show
 from training.recipe import TrainConfig
 from training.train import build_features, one_job, train
+
+#: The folder of a home that tells what the demo's customers like; no other shop has one.
+TRUTH: Final = "truth"
 
 
 def register(app: typer.Typer) -> None:
@@ -55,6 +58,8 @@ def demo_command(
     tables = settings.home / "tables"
     now, began = datetime.now(UTC), time.monotonic()
     screen = console()
+    _refuse_another_shop(settings)
+    check_port("127.0.0.1", port)
 
     def step(number: int, text: str) -> None:
         screen.print(f"\n{number}/6 {text} ({time.monotonic() - began:.0f} s)", style="bold", markup=False)
@@ -63,7 +68,7 @@ def demo_command(
     world = simulate(
         WorldConfig(customers=customers, products=products, seed=seed, ends_at=_midnight(ends_at, now))
     )
-    world.write(tables, truth_dir=settings.home / "truth")
+    world.write(tables, truth_dir=settings.home / TRUTH)
     kinds = world.interactions[s.KIND].value_counts()
     screen.print("    " + ", ".join(f"{count:,} {kind}s" for kind, count in kinds.items()))
     known = _active_customer(world.interactions)
@@ -118,6 +123,16 @@ def demo_command(
         if not once:
             screen.print(f"\nserving on {url}; Ctrl-C ends it", markup=False)
             _wait()
+
+
+def _refuse_another_shop(settings: Settings) -> None:
+    """Raise ``ConfigError`` where the home holds a shop that is not the demo's."""
+    held = [path for path in (settings.home / "tables", settings.live) if path.exists()]
+    if held and not (settings.home / TRUTH).exists():
+        raise ConfigError(
+            f"expected a home without another shop, found {held[0]}; give the demo a directory of its own "
+            "(NEXTBEST_HOME=…)"
+        )
 
 
 def _midnight(asked: datetime | None, now: datetime) -> datetime:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Final
 
 import pandas as pd
 import pyarrow as pa
@@ -33,6 +34,10 @@ def tables_of(settings: Settings) -> Path:
             "expected --tables TABLES, found none given and none of a refresh in this home; name the directory"
         )
     return Path(last.tables)
+
+
+#: Shares that were rounded, such as three of 0.33, may miss 1 by so much.
+_ROUNDED: Final = 0.015
 
 
 def pairs(text: str, option: str) -> dict[str, float]:
@@ -117,7 +122,14 @@ def plan_of(settings: Settings, name: str, shares: str | None) -> Planned:
     path = settings.experiments
     told = planned(Experiments.read(path), name)
     if shares is not None:
-        return replace(told or Planned(), shares=pairs(shares, "--shares"))
+        typed = pairs(shares, "--shares")
+        are_weights = all(share >= 1 and share.is_integer() for share in typed.values())
+        if not are_weights and abs(sum(typed.values()) - 1.0) > _ROUNDED:
+            raise ConfigError(
+                f"expected --shares that add up to 1, or whole weights such as control=1,treatment=1, found "
+                f"{shares!r}, which add up to {sum(typed.values()):g}; correct them"
+            )
+        return replace(told or Planned(), shares=typed)
     if told is None:
         raise ConfigError(
             f"expected --shares V=S,… or the experiment {name!r} in {path}, found neither; write the shares that were "

@@ -65,7 +65,7 @@ def check_command(
     if customers:
         typer.echo(f"hard rules were tried on {len(customers):,} customers")
     fits = (
-        f"fit {bundle.tag}, with {len(warnings):,} warnings"
+        f"fit {bundle.tag}, with {len(warnings):,} warning{'' if len(warnings) == 1 else 's'}"
         if warnings
         else f"hold together with {bundle.tag}"
     )

@@ -309,7 +309,10 @@ def test_attributes_that_have_no_effect_are_told(api: Api) -> None:
     assert (told.accepted, told.unknown) == (2, [])
     assert {one.field.removeprefix("products[1].attributes."): one.why for one in told.ignored} == {
         "colour": "expected an attribute of the products (there are: brand, eco, stars), found none called colour",
-        "category": "expected an attribute of the products (there are: brand, eco, stars), found category, which only the tables change",
+        "category": (
+            "expected an attribute of the products (there are: brand, eco, stars), found category, which only the "
+            "tables change"
+        ),
         "eco": "expected true or false, found 3",
         "stars": 'expected a number, found "five"',
     }

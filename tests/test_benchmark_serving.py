@@ -247,7 +247,12 @@ def test_rules_are_measured_beside_none_and_variants_beside_one_bundle(tmp_path:
 
 
 def test_options_that_do_not_go_together_are_refused() -> None:
-    for options in (["--rules"], ["--rules", "--drawn", "--store", "redis,sqlite"]):
+    for options, told in (
+        (["--rules"], "--drawn with --rules"),
+        (["--rules", "--drawn", "--store", "redis,sqlite"], "--drawn with --rules"),
+        (["--kinds", "cap"], "--rules with --kinds"),
+        (["--rules", "--drawn", "--kinds", "cap,hat"], "found hat"),
+    ):
         result = CliRunner().invoke(app, ["benchmark", "serving", *options])
         assert isinstance(result.exception, ConfigError)
-        assert "--drawn with --rules" in str(result.exception)
+        assert told in str(result.exception)

@@ -21,7 +21,7 @@ import numpy as np
 from eval.benchmarks import figures, load
 from eval.benchmarks.figures import Round
 from eval.benchmarks.sites import DrawnShop, Site, drawn_site
-from serving.errors import NextbestError
+from serving.errors import ConfigError, NextbestError
 from serving.process import Service, environment, running
 from serving.settings import Settings
 
@@ -96,9 +96,12 @@ def ruled(
     warm_up: int = 2000,
     seed: int = 0,
     http: bool = True,
+    kinds: Sequence[str] = tuple(RULES),
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Measure, and return the figures as JSON values; parameters as of ``eval.benchmarks.serving.benchmark``.
+
+    ``kinds`` are those of ``RULES`` that the service has over HTTP.
 
     Returns
     -------
@@ -108,15 +111,22 @@ def ruled(
 
     Raises
     ------
+    ConfigError
+        There is no such kind of rule.
     NextbestError
         A service did not come up or did not answer every request with 200.
     """
+    if unknown := [kind for kind in kinds if kind not in RULES]:
+        raise ConfigError(
+            f"expected kinds of {', '.join(RULES)}, found {', '.join(unknown)}; correct --kinds"
+        )
+    text = "".join(RULES[kind] for kind in RULES if kind in kinds)
     said = progress or (lambda what, done, total: None)
     count = warm_up + (rounds * len(CONCURRENCY) + 1) * requests
     with ExitStack() as stack:
         site = stack.enter_context(drawn_site(settings, drawn, requests=count, seed=seed, progress=said))
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="nextbest-benchmark-")))
-        homes = _homes(site, directory)
+        homes = _homes(site, directory, text)
         found: dict[str, Any] = {}
         if http:
             timed = _over_http(homes, site, directory, stack, warm_up=warm_up, requests=requests, said=said)
@@ -131,25 +141,25 @@ def ruled(
                     for side in (WITH, WITHOUT)
                 },
             }
-        kinds = _kinds(homes[WITHOUT], site, warm_up, requests)
+        inside = _kinds(homes[WITHOUT], site, warm_up, requests)
     return {
         **found,
-        **kinds,
+        **inside,
         **site.told,
         "requests": requests,
         "rounds": rounds,
-        "rules": "".join(RULES.values()),
+        "rules": text,
     }
 
 
-def _homes(site: Site, directory: Path) -> dict[str, Settings]:
+def _homes(site: Site, directory: Path, text: str) -> dict[str, Settings]:
     """Return a home with rules and an experiment and one without, on the online store of the site."""
     plain = next(iter(site.stores.values()))
     own = plain.model_copy(update={"home": directory / WITH})
     own.home.mkdir()
     own.store.directory.symlink_to(plain.store.directory, target_is_directory=True)
     own.live.write_bytes(plain.live.read_bytes())
-    own.rules.write_text("".join(RULES.values()))
+    own.rules.write_text(text)
     own.experiments.write_text(EXPERIMENTS)
     return {WITH: own, WITHOUT: plain}
 

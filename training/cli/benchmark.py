@@ -69,6 +69,9 @@ def serving_command(
     rules: Annotated[
         bool, typer.Option("--rules", help="Measure it with rules and an experiment beside itself without.")
     ] = False,
+    kinds: Annotated[
+        str | None, typer.Option(help="Kinds of these rules, with commas. [default: all seven]")
+    ] = None,
 ) -> None:
     """Measure the service on the live bundle, or on a drawn shop, beside services that return a constant answer."""
     from eval.benchmarks.serving import benchmark
@@ -86,6 +89,8 @@ def serving_command(
         others = [name for name, is_given in (("store", store is not None), ("ranker", ranker)) if is_given]
         found = ", ".join(f"--{name}" for name in [*given, *others])
         raise ConfigError(f"expected a drawn shop with {found}, found no --drawn; add it")
+    if kinds is not None and not rules:
+        raise ConfigError("expected --rules with --kinds, found none; add it")
     if rules:
         if shop is None or (store is not None and len(shop.stores) > 1):
             raise ConfigError("expected --drawn with --rules, and one --store at most; correct the options")
@@ -96,6 +101,7 @@ def serving_command(
             warm_up=warm_up,
             seed=seed,
             http=not in_process,
+            **({} if kinds is None else {"kinds": [kind.strip() for kind in kinds.split(",")]}),
         )
         return
     with shown() as progress:

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from prometheus_client import CollectorRegistry
 
 from eval.benchmarks.own_home import OwnHome
@@ -19,6 +20,7 @@ from tests.served_home import until
 from tests.test_api import Api
 
 
+@pytest.mark.slow
 def test_answers_say_so_while_redis_is_away(published: Published, tmp_path: Path) -> None:
     (tmp_path / "redis").mkdir()
     with redis_server(tmp_path / "redis") as redis:

@@ -103,6 +103,7 @@ def test_each_event_is_taken_or_rejected_by_itself(service: Service) -> None:
     assert status == 422 and b"events" in body
 
 
+@pytest.mark.slow
 def test_out_of_stock_is_gone_from_every_worker_and_stays_gone(home: Settings) -> None:
     customer = "c000003"
     with running(home, workers=2) as service:

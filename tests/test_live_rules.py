@@ -39,6 +39,7 @@ def categories(published: Published) -> dict[str, str]:
     return dict(zip(frame["product_id"], frame["category"], strict=True))
 
 
+@pytest.mark.slow
 def test_rules_are_taken_up_changed_and_dropped_while_the_service_runs(
     service: Service, home: Settings, customers: list[str], published: Published
 ) -> None:

@@ -313,6 +313,7 @@ def test_a_shop_without_purchases_in_the_windows_is_refused(shop: Path, tmp_path
         )
 
 
+@pytest.mark.slow
 def test_an_origin_before_a_gap_is_left_out_and_a_short_history_told(
     shop: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

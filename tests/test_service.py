@@ -218,6 +218,7 @@ def test_an_altered_bundle_is_not_taken_up_and_the_old_one_serves_on(
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+@pytest.mark.slow
 def test_not_ready_then_ready_without_a_restart_and_killing_the_parent_frees_the_port(
     own_copy: Published, versions: tuple[str, str]
 ) -> None:

@@ -146,6 +146,7 @@ def test_in_process_everything_is_logged_once(
     assert len(done.merge(shown[keys], on=keys)) == len(done), "everything that was done was shown to them"
 
 
+@pytest.mark.slow
 def test_over_http_events_are_accepted_exactly_once(own_copy: Published, visitors: Visitors) -> None:
     with running(own_copy.settings, workers=2) as service:
         shops = [HttpShop(service.url) for _ in range(3)]

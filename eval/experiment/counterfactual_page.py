@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from eval.experiment.counterfactual_results import FEWEST_REWARDED, CounterfactualReading, SlotCounts, Value
-from eval.experiment.page import COLOURS, STATE, TODO
+from eval.experiment.page import COLOURS, STATE, WHAT_TO_DO
 from eval.experiment.settings_told import counterfactual_told
 from eval.page import environment
 from eval.report.look import p_value, percent
@@ -34,7 +34,9 @@ def render_counterfactual(reading: CounterfactualReading) -> str:
             asked=counterfactual_told(setting),
             percent=percent,
             state=STATE[reading.verdict.decision],
-            todo={**TODO, "keep": _KEEP}[reading.verdict.decision].format(variant=reading.verdict.variant),
+            todo={**WHAT_TO_DO, "keep": _KEEP}[reading.verdict.decision].format(
+                variant=reading.verdict.variant
+            ),
             weight_p=p_value(chances.p),
             pick_p=p_value(chances.pick_p or 0.0),
             facts=_facts(counts, failed=chances.failed),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from eval.experiment.interleaving_results import InterleavingReading, Preference, PreferenceLook
-from eval.experiment.page import COLOURS, STATE, TODO
+from eval.experiment.page import COLOURS, STATE, WHAT_TO_DO
 from eval.experiment.settings_told import interleaving_told
 from eval.page import environment
 from eval.report.look import p_value, percent
@@ -25,7 +25,7 @@ def render_interleaving(reading: InterleavingReading) -> str:
             asked=interleaving_told(setting),
             percent=percent,
             state=STATE[reading.verdict.decision],
-            todo=TODO[reading.verdict.decision].format(variant=reading.verdict.variant),
+            todo=WHAT_TO_DO[reading.verdict.decision].format(variant=reading.verdict.variant),
             balance_p=p_value(reading.balance.p),
             preferences=[_row(row, 1 - setting.confidence) for row in reading.preferences],
             chart=_chart(reading.preferences),

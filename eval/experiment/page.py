@@ -18,7 +18,7 @@ STATE: Final = {"ship": "PASS", "try": "PASS", "keep": "WARN", "go on": "WARN", 
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 _BADGES: Final = {"holds": "PASS", "open": "WARN", "broken": "FAIL"}
 #: Decision → what is to be done now, for somebody who reads no further.
-TODO: Final = {
+WHAT_TO_DO: Final = {
     "ship": "What to do: make {variant} what everybody sees, and end the experiment.",
     "try": "What to do: let a share of customers see {variant}, as a variant of an experiment.",
     "keep": "What to do: end the experiment; {variant} stays.",
@@ -42,7 +42,7 @@ def render_experiment(reading: Reading) -> str:
             percent=percent,
             setting=setting,
             state=STATE[reading.verdict.decision],
-            todo=TODO[reading.verdict.decision].format(variant=reading.verdict.variant),
+            todo=WHAT_TO_DO[reading.verdict.decision].format(variant=reading.verdict.variant),
             share_p=p_value(reading.shares.p),
             metrics=[_metric(row, alpha, is_early=reading.is_early) for row in reading.metrics],
             metric_chart=_metric_chart(reading.metrics, colour),

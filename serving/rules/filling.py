@@ -6,7 +6,7 @@ relevance − (1 − λ) · (highest similarity with what is chosen). Similarity
 Scores of different sources have different scales, so relevance is the place: 1 for the first of m candidates, then
 1/m less each. With λ = 1 that is the order itself. Last, new products take the place of others until a quota is met.
 
-Numba compiles this file when it is imported, which is where rules first order an answer: it takes a hundred megabytes
+Numba compiles this file when it is imported, which is where rules first order an answer: it takes 130 megabytes
 that services without rules need not have. What it compiled it keeps beside this file, or where ``NUMBA_CACHE_DIR``
 says; where nothing can be written each process compiles for itself, in seconds.
 """
